@@ -1,0 +1,562 @@
+"""One end of a link as pure state: bytes in, events out; requests in, bytes out. No I/O, no clock, no threads.
+
+    receive_data(bytes) ---> events      (kind, channel, code, payload)
+    send_*() ---> out                    small frames, in order
+             \\--> bulk                   fragments of large items, one per turn
+
+The driver (``runtime.link``) calls every method under its state lock, writes all of ``out`` before each fragment of
+``bulk``, and takes events from ``events``. ``receive_data`` raises ``ProtocolError`` and nothing else, whatever comes in, and
+memory stays within the windows that were granted: this is fuzzed.
+
+Credit: every channel and direction has a window in bytes. An item costs its payload and ``ITEM_COST``. The receiver counts three
+running totals, received >= consumed >= granted, and sends CREDIT once half a window has been consumed. While somebody waits
+for an item that is still incomplete, its parts count as consumed when they arrive, so an item larger than the window passes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from io import BytesIO
+from struct import Struct
+
+from .errors import ProtocolError
+from .frames import (
+    ABORT,
+    CLOSE,
+    CREDIT,
+    EOF,
+    EXEC,
+    GOODBYE,
+    HEADER,
+    HEADER_SIZE,
+    HELLO,
+    ITEM,
+    ITEM_COST,
+    LARGE,
+    MAX_ITEM,
+    MAX_PAYLOAD,
+    NAMES,
+    PART,
+    PING,
+    PONG,
+    RAW,
+    REPLY,
+    REQUEST,
+    SIGNAL,
+    WINDOW,
+)
+from .state import (
+    CAN_RECEIVE,
+    CAN_SEND,
+    CLOSED,
+    CLOSING,
+    EVENT_NAMES,
+    OPEN,
+    RECEIVED_CLOSE,
+    RECEIVED_DATA,
+    RECEIVED_EOF,
+    SENT_CLOSE,
+    SENT_EOF,
+    STATE_NAMES,
+    TRANSITIONS,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Union
+
+    Buffer = Union[bytes, bytearray, memoryview]
+    Event = tuple[int, Any, int, Any]
+
+_unpack = HEADER.unpack_from
+_pack = HEADER.pack
+_U64 = Struct("<Q")
+
+
+class Large:
+    """An item of which parts have arrived."""
+
+    __slots__ = ("bio", "code", "filled", "total", "unpaid", "view")
+
+    def __init__(self, code: int, total: int) -> None:
+        self.code = code
+        self.total = total
+        self.filled = 0
+        self.unpaid = ITEM_COST  # cost that was received and not yet counted as consumed
+        # bytes(n) is calloc: the pages exist when they are filled, so a lie about the size costs address space only.
+        # BytesIO holds the only reference, so getbuffer() writes into it and getvalue() later returns it: no copy.
+        self.bio = BytesIO(bytes(total))
+        self.view = self.bio.getbuffer()
+
+    def payload(self) -> Any:
+        """The whole item; the buffer is handed over."""
+        self.view.release()
+        return self.bio
+
+
+class ChannelState:
+    """What the protocol knows of one channel. The runtime's channel derives from it."""
+
+    __slots__ = (
+        "consumed",
+        "credit",
+        "granted",
+        "id",
+        "large",
+        "lifted",
+        "received",
+        "sending_large",
+        "state",
+        "waiting",
+        "window",
+    )
+
+    def __init__(self, id: int, credit: int, window: int) -> None:
+        self.id = id
+        self.state = OPEN
+        self.credit = credit  # bytes we may still send
+        self.window = window  # bytes the peer may have sent and we not granted back
+        self.received = 0
+        self.consumed = 0
+        self.granted = 0
+        self.waiting = 0  # how many wait for an item to be completed
+        self.lifted = False  # grant everything at once: somebody waits for the close, or nobody reads
+        self.large: Large | None = None
+        self.sending_large = False
+
+    def __repr__(self) -> str:
+        return "<%s %d %s>" % (type(self).__name__, self.id, STATE_NAMES[self.state])
+
+
+class Connection:
+    """One end of a link.
+
+    Args:
+        controller: which end this is. It decides the parity of the channel numbers that this end gives out (odd at
+            the controller) and who may send EXEC and SIGNAL.
+        make_channel: called as ``make_channel(id, credit, window)`` for every channel, also those the peer opens.
+        window: bytes granted to the peer per channel.
+        peer_window: bytes the peer grants to us per channel; its hello corrects it.
+        max_item: largest item accepted, in bytes.
+    """
+
+    def __init__(
+        self,
+        controller: bool,
+        make_channel: Callable[[int, int, int], ChannelState] = ChannelState,
+        window: int = WINDOW,
+        peer_window: int = WINDOW,
+        max_item: int = MAX_ITEM,
+    ) -> None:
+        self.controller = controller
+        self.parity = 1 if controller else 0
+        self.make_channel = make_channel
+        self.window = window
+        self.peer_window = peer_window
+        self.max_item = max_item
+        self.next_id = 1 if controller else 2
+        self.channels: dict[int, Any] = {}
+        self.events: deque[Event] = deque()
+        self.out: list[bytes] = []
+        self.hello: dict[str, str] | None = None  # the peer's
+        self.goodbye_received = False
+        self._rest = b""  # the beginning of a frame that is not complete
+        self._part: Any = None  # the channel whose PART is being filled,
+        self._part_left = 0  # and how many bytes of that frame are to come
+        self.control = make_channel(0, peer_window, window)
+        self.channels[0] = self.control
+        # kinds that are rare enough to be looked up; ITEM and PART are handled in receive_data itself
+        self._handlers = {
+            HELLO: self._on_hello,
+            EXEC: self._on_exec,
+            LARGE: self._on_large,
+            ABORT: self._on_abort,
+            CREDIT: self._on_credit,
+            EOF: self._on_eof,
+            CLOSE: self._on_close,
+            REQUEST: self._on_link_event,
+            REPLY: self._on_link_event,
+            PING: self._on_ping,
+            PONG: self._on_link_event,
+            SIGNAL: self._on_signal,
+            GOODBYE: self._on_goodbye,
+            RAW: self._on_raw,
+        }
+
+    # -- sending ----------------------------------------------------------------------------------------------
+
+    def open(self) -> Any:
+        """A new channel of this end."""
+        id = self.next_id
+        self.next_id += 2
+        channel = self.channels[id] = self.make_channel(id, self.peer_window, self.window)
+        return channel
+
+    def get(self, id: int) -> Any:
+        """The channel of that number, opened if the peer refers to one of its own that we have not seen.
+
+        Returns None for a number of ours that is closed and forgotten.
+        """
+        channel = self.channels.get(id)
+        if channel is None and id & 1 != self.parity and id:
+            channel = self.channels[id] = self.make_channel(id, self.peer_window, self.window)
+        return channel
+
+    def send(self, kind: int, channel: int = 0, payload: bytes = b"", code: int = 0) -> None:
+        """Queue a frame that needs no credit."""
+        self.out.append(_pack(len(payload), channel, kind, code) + payload)
+
+    def send_eof(self, channel: Any) -> None:
+        """Say that this end sends no more on the channel. Does nothing if it has said so."""
+        new = TRANSITIONS.get((channel.state, SENT_EOF))
+        if new is not None:
+            channel.state = new
+            self.out.append(_pack(0, channel.id, EOF, 0))
+
+    def send_close(self, channel: Any, payload: bytes = b"", code: int = 0) -> bool:
+        """Close the channel. Returns whether it was not closed before."""
+        new = TRANSITIONS.get((channel.state, SENT_CLOSE))
+        if new is None:
+            return False
+        channel.state = new
+        channel.large = None
+        self.out.append(_pack(len(payload), channel.id, CLOSE, code) + payload)
+        return True
+
+    def grant(self, channel: Any) -> None:
+        """Give back credit for what was consumed, if it is worth a frame."""
+        more = channel.consumed - channel.granted
+        if more * 2 >= channel.window or (channel.lifted and more):
+            channel.granted += more
+            if channel.state != CLOSED:
+                self.out.append(_pack(8, channel.id, CREDIT, 0) + _U64.pack(more))
+
+    def start_waiting(self, channel: Any) -> None:
+        """Somebody waits for an item: what has come of an incomplete one is paid for now."""
+        channel.waiting += 1
+        self._pay_large(channel)
+
+    def lift(self, channel: Any) -> None:
+        """From now on everything received counts as consumed at once."""
+        channel.lifted = True
+        channel.consumed = channel.received
+        if channel.large is not None:
+            channel.large.unpaid = 0
+        self.grant(channel)
+
+    def _pay_large(self, channel: Any) -> None:
+        large = channel.large
+        if large is not None and large.unpaid:
+            channel.consumed += large.unpaid
+            large.unpaid = 0
+            self.grant(channel)
+
+    # -- receiving --------------------------------------------------------------------------------------------
+
+    def whole_item(self, data: bytes, channel: Any) -> bool:
+        """Is this chunk exactly one complete item for that channel, with nothing before it?
+
+        The short cut of a thread that waits for this very item; changes nothing.
+        """
+        if len(data) < HEADER_SIZE or self._rest or self._part is not None:
+            return False
+        length, id, kind, _ = _unpack(data)
+        return (
+            kind == ITEM
+            and id == channel.id
+            and length + HEADER_SIZE == len(data)
+            and CAN_RECEIVE[channel.state]
+            and channel.state != CLOSING
+        )
+
+    def buffer(self) -> memoryview | None:
+        """Where the next bytes belong, if they are the rest of a part of a large item: read straight into it."""
+        if self._part is None:
+            return None
+        large = self._part.large
+        if large is None:  # closed meanwhile: the rest is read and dropped
+            return None
+        return large.view[large.filled : large.filled + self._part_left]
+
+    def buffer_filled(self, count: int) -> None:
+        """So many bytes were read into ``buffer()``."""
+        self._part_arrived(self._part, count)
+        self._part_left -= count
+        if not self._part_left:
+            self._part = None
+
+    def receive_data(self, data: bytes) -> None:
+        """Take in bytes from the peer; append to ``events`` what they mean.
+
+        Raises:
+            ProtocolError: the bytes are not the protocol. Events before the fault are in ``events``; nothing more may be
+                fed in.
+        """
+        pos = 0
+        if self._part is not None:
+            pos = min(self._part_left, len(data))
+            self._part_bytes(self._part, data, 0, pos)
+            self._part_left -= pos
+            if self._part_left:
+                return
+            self._part = None
+        elif self._rest:
+            data = self._rest + data
+            self._rest = b""
+        end = len(data)
+        channels = self.channels
+        append = self.events.append
+        while end - pos >= HEADER_SIZE:
+            length, id, kind, code = _unpack(data, pos)
+            start = pos + HEADER_SIZE
+            stop = start + length
+            if kind == ITEM:
+                if length > MAX_PAYLOAD:
+                    raise _too_long(kind, length)
+                if stop > end:
+                    break
+                channel = channels.get(id)
+                if channel is None:
+                    channel = self._unknown(id, kind)
+                    if channel is None:
+                        pos = stop
+                        continue
+                if channel.large is not None:
+                    raise ProtocolError("ITEM inside a large item on channel %d" % id)
+                if not CAN_RECEIVE[channel.state] or not id:
+                    raise _illegal(channel, RECEIVED_DATA)
+                channel.received += length + ITEM_COST
+                if channel.received - channel.granted > channel.window:
+                    raise _overrun(channel)
+                if channel.state != CLOSING:
+                    append((ITEM, channel, code, data[start:stop]))
+                pos = stop
+                continue
+            if kind == PART:
+                if length > MAX_PAYLOAD:
+                    raise _too_long(kind, length)
+                channel = channels.get(id)
+                if channel is None:
+                    channel = self._unknown(id, kind)
+                self._check_part(channel, id, length)
+                have = min(stop, end) - start
+                if channel is not None:
+                    self._part_bytes(channel, data, start, start + have)
+                pos = start + have
+                if have < length:
+                    self._part = channel if channel is not None else _NOBODY
+                    self._part_left = length - have
+                    return
+                continue
+            handler = self._handlers.get(kind)
+            if handler is None:
+                raise ProtocolError("unknown frame kind %d" % kind)
+            if length > MAX_PAYLOAD:
+                raise _too_long(kind, length)
+            if stop > end:
+                break
+            handler(kind, id, code, data[start:stop])
+            pos = stop
+        if pos < end:
+            self._rest = data[pos:]
+
+    def at_frame_border(self) -> bool:
+        """Whether all that came in was complete frames."""
+        return not self._rest and self._part is None
+
+    def _unknown(self, id: int, kind: int) -> Any:
+        """The channel of a first frame, or None when the frame is for one that we have forgotten."""
+        channel = self.get(id)
+        if channel is None and kind in (ITEM, LARGE, RAW):
+            # The peer got hold of the number after we closed it (it was still inside a queued item).
+            self.out.append(_pack(0, id, CLOSE, 0))
+        return channel
+
+    def _check_part(self, channel: Any, id: int, length: int) -> None:
+        if channel is None:
+            return
+        large = channel.large
+        if large is None:
+            if channel.state != CLOSING:
+                raise ProtocolError("PART without LARGE on channel %d" % id)
+        elif large.filled + length > large.total:
+            raise ProtocolError("more parts than announced on channel %d" % id)
+        channel.received += length
+        if channel.received - channel.granted > channel.window:
+            raise _overrun(channel)
+        if large is None or channel.waiting or channel.lifted:
+            channel.consumed += length
+            self.grant(channel)
+        else:
+            large.unpaid += length
+
+    def _part_bytes(self, channel: Any, data: bytes, start: int, stop: int) -> None:
+        large = channel.large
+        if large is None or stop == start:
+            return
+        large.view[large.filled : large.filled + stop - start] = memoryview(data)[start:stop]
+        self._part_arrived(channel, stop - start)
+
+    def _part_arrived(self, channel: Any, count: int) -> None:
+        large = channel.large
+        large.filled += count
+        if large.filled == large.total:
+            channel.large = None
+            self.events.append((LARGE, channel, large.code, large))
+
+    def _on_large(self, kind: int, id: int, code: int, payload: bytes) -> None:
+        channel = self.channels.get(id) or self._unknown(id, kind)
+        if len(payload) != 8:
+            raise ProtocolError("LARGE of %d bytes" % len(payload))
+        if channel is None:
+            return
+        (total,) = _U64.unpack(payload)
+        if not CAN_RECEIVE[channel.state] or not id:
+            raise _illegal(channel, RECEIVED_DATA)
+        if channel.large is not None:
+            raise ProtocolError("LARGE inside a large item on channel %d" % id)
+        if not 0 < total <= self.max_item:
+            raise ProtocolError("an item of %d bytes; at most %d are accepted" % (total, self.max_item))
+        channel.received += ITEM_COST
+        if channel.received - channel.granted > channel.window:
+            raise _overrun(channel)
+        if channel.state == CLOSING:
+            channel.consumed += ITEM_COST
+            return
+        try:
+            channel.large = Large(code, total)
+        except (MemoryError, OverflowError):
+            raise ProtocolError("no memory for an item of %d bytes" % total) from None
+        if channel.waiting or channel.lifted:
+            self._pay_large(channel)
+
+    def _on_abort(self, kind: int, id: int, code: int, payload: bytes) -> None:
+        channel = self.channels.get(id)
+        if channel is not None and channel.large is not None:
+            channel.consumed += channel.large.unpaid
+            channel.large = None
+            self.grant(channel)
+
+    def _on_raw(self, kind: int, id: int, code: int, payload: bytes) -> None:
+        channel = self.channels.get(id) or self._unknown(id, kind)
+        if channel is None:
+            return
+        if not CAN_RECEIVE[channel.state]:
+            raise _illegal(channel, RECEIVED_DATA)
+        channel.received += len(payload)
+        if channel.received - channel.granted > channel.window:
+            raise _overrun(channel)
+        if channel.state != CLOSING:
+            self.events.append((RAW, channel, code, payload))
+
+    def _on_credit(self, kind: int, id: int, code: int, payload: bytes) -> None:
+        if len(payload) != 8:
+            raise ProtocolError("CREDIT of %d bytes" % len(payload))
+        channel = self.channels.get(id)
+        if channel is None:
+            return
+        (more,) = _U64.unpack(payload)
+        if more > MAX_ITEM:
+            raise ProtocolError("CREDIT for %d bytes" % more)
+        channel.credit += more
+        self.events.append((CREDIT, channel, code, None))
+
+    def _on_eof(self, kind: int, id: int, code: int, payload: bytes) -> None:
+        channel = self.channels.get(id) or self.get(id)
+        if channel is None:
+            return
+        new = TRANSITIONS.get((channel.state, RECEIVED_EOF))
+        if new is None or not id or channel.large is not None:
+            raise _illegal(channel, RECEIVED_EOF)
+        channel.state = new
+        if new != CLOSING:
+            self.events.append((EOF, channel, code, None))
+
+    def _on_close(self, kind: int, id: int, code: int, payload: bytes) -> None:
+        channel = self.channels.get(id) or self.get(id)
+        if channel is None:
+            return
+        if not id:
+            raise ProtocolError("CLOSE of channel 0")
+        was = channel.state
+        channel.state = TRANSITIONS[was, RECEIVED_CLOSE]
+        channel.large = None
+        del self.channels[id]
+        if was != CLOSING:
+            self.out.append(_pack(0, id, CLOSE, 0))
+        self.events.append((CLOSE, channel, code, payload))
+
+    def _on_exec(self, kind: int, id: int, code: int, payload: bytes) -> None:
+        if self.controller:
+            raise ProtocolError("EXEC from a worker")
+        if id & 1 == self.parity or not id or id in self.channels:
+            raise ProtocolError("EXEC on channel %d" % id)
+        self.events.append((EXEC, self.get(id), code, payload))
+
+    def _on_hello(self, kind: int, id: int, code: int, payload: bytes) -> None:
+        if self.hello is not None:
+            raise ProtocolError("a second HELLO")
+        hello = {}
+        for line in payload.decode("utf-8", "replace").splitlines():
+            key, _, value = line.partition("=")
+            hello[key] = value
+        if hello.get("version") != "1":
+            raise ProtocolError(
+                "the peer speaks version %s of the protocol, this is version 1" % hello.get("version", "?")[:20]
+            )
+        try:
+            window = int(hello.get("window", WINDOW))
+        except ValueError:
+            raise ProtocolError("HELLO with a bad window") from None
+        if not 1024 <= window <= MAX_ITEM:
+            raise ProtocolError("HELLO with a bad window")
+        for channel in self.channels.values():
+            channel.credit += window - self.peer_window
+        self.peer_window = window
+        self.hello = hello
+        self.events.append((HELLO, None, code, hello))
+
+    def _on_ping(self, kind: int, id: int, code: int, payload: bytes) -> None:
+        if len(payload) > 64:
+            raise _too_long(kind, len(payload))
+        self.out.append(_pack(len(payload), id, PONG, code) + payload)
+        self.events.append((PING, None, code, None))
+
+    def _on_signal(self, kind: int, id: int, code: int, payload: bytes) -> None:
+        if self.controller:
+            raise ProtocolError("SIGNAL from a worker")
+        self.events.append((SIGNAL, None, code, None))
+
+    def _on_goodbye(self, kind: int, id: int, code: int, payload: bytes) -> None:
+        self.goodbye_received = True
+        self.events.append((GOODBYE, None, code, payload))
+
+    def _on_link_event(self, kind: int, id: int, code: int, payload: bytes) -> None:
+        self.events.append((kind, id, code, payload))
+
+
+class _Nobody:
+    """Takes the rest of a part that is for a forgotten channel."""
+
+    large = None
+
+
+_NOBODY = _Nobody()
+
+
+def can_send(channel: Any) -> bool:
+    """Whether the state of the channel lets items out."""
+    return CAN_SEND[channel.state]
+
+
+def _too_long(kind: int, length: int) -> ProtocolError:
+    return ProtocolError("%s frame of %d bytes; at most %d are allowed" % (NAMES[kind], length, MAX_PAYLOAD))
+
+
+def _illegal(channel: Any, event: int) -> ProtocolError:
+    return ProtocolError("%s on channel %d in state %s" % (EVENT_NAMES[event], channel.id, STATE_NAMES[channel.state]))
+
+
+def _overrun(channel: Any) -> ProtocolError:
+    return ProtocolError("the peer sent more than its credit on channel %d" % channel.id)
