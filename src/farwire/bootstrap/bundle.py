@@ -1,0 +1,134 @@
+"""The shipped code, as bytes that a worker can mount.
+
+Two forms. A *source bundle* goes anywhere: blanked source, compressed. A *code bundle* goes to a worker whose ``tag()``
+is ours: code objects, most of them from ``.pyc`` files, which saves that worker the compiling (about 6 ms per 1000 lines).
+
+Modules are named relative to the package they are mounted as (``_farwire``): ``""`` is that package, which is empty,
+``"worker.main"`` a module in it.
+
+Shipped code is found and read through import finders and loaders, so an installation in a zip file will do, and it is
+not imported: the controller never imports ``worker``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import marshal
+import pkgutil
+import sys
+import threading
+import zlib
+
+from .blank import blank
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from importlib.machinery import ModuleSpec
+    from types import CodeType
+
+__all__ = ["LATER", "SHIPPED", "code_bundle", "later_bundle", "modules", "source_bundle", "tag"]
+
+SHIPPED = ("protocol", "runtime", "worker")
+"""The packages that are sent, by their names in ours."""
+
+LATER: frozenset[str] = frozenset()
+"""Modules that a worker can start without: they are in ``later_bundle()`` instead of ``source_bundle()``."""
+
+_ROOT = __name__.rpartition(".bootstrap.")[0]
+
+# Every CPython since 2.5 and every PyPy reads marshal version 2 of plain dicts, tuples, strings and booleans. The module
+# is built in; json or ast would cost every worker milliseconds.
+_MARSHAL_VERSION = 2
+
+_lock = threading.Lock()
+_made: dict[str, bytes] = {}
+
+
+def source_bundle() -> bytes:
+    """What any worker needs to start: zlib of marshal of ``{name: (is_package, source)}``.
+
+    Made once per process.
+
+    Raises:
+        ImportError: the shipped code is not there, or without its source.
+    """
+    return _once("source", lambda: _pack(later=False))
+
+
+def later_bundle() -> bytes:
+    """The modules of ``LATER``, in the form of ``source_bundle()``."""
+    return _once("later", lambda: _pack(later=True))
+
+
+def code_bundle() -> bytes:
+    """All of the shipped code for a worker with our ``tag()``: marshal of ``{name: (is_package, code, path)}``.
+
+    The paths, and the file names within the code, are those of this machine. Not compressed, because the workers that it
+    fits are near. Made once per process.
+
+    Raises:
+        ImportError: the shipped code is not there.
+    """
+    return _once("code", _pack_code)
+
+
+def tag() -> str:
+    """Names the bytecode of this interpreter: a worker with an equal tag can run our ``code_bundle()``."""
+    return f"{sys.implementation.cache_tag}-{importlib.util.MAGIC_NUMBER.hex()}"
+
+
+def modules() -> Iterator[tuple[str, ModuleSpec]]:
+    """Every shipped module, packages before what is in them: name in the bundle and import spec."""
+    for package in SHIPPED:
+        spec = importlib.util.find_spec(f"{_ROOT}.{package}")  # imports our own package at most
+        if spec is not None:
+            yield from _below(package, spec)
+
+
+def _below(name: str, spec: ModuleSpec) -> Iterator[tuple[str, ModuleSpec]]:
+    if spec.origin is None:
+        return
+    yield name, spec
+    if spec.submodule_search_locations is None:
+        return
+    for finder, module, _ in pkgutil.iter_modules(spec.submodule_search_locations):
+        # Not importlib.util.find_spec, which would import the package.
+        found = finder.find_spec(f"{spec.name}.{module}", None)
+        if found is not None:
+            yield from _below(f"{name}.{module}", found)
+
+
+def _once(key: str, make: Callable[[], bytes]) -> bytes:
+    with _lock:
+        if key not in _made:
+            _made[key] = make()
+        return _made[key]
+
+
+def _pack(*, later: bool) -> bytes:
+    bundle = {} if later else {"": (True, "")}
+    for name, spec in modules():
+        if (name in LATER) is later:
+            source = blank(_source(spec), comments=True, docstrings=True, annotations=True)
+            bundle[name] = (spec.submodule_search_locations is not None, source)
+    return zlib.compress(marshal.dumps(bundle, _MARSHAL_VERSION), 9)
+
+
+def _source(spec: ModuleSpec) -> str:
+    # Not get_source: it imports tokenize to look for an encoding, and ours is always UTF-8.
+    loader = spec.loader
+    try:
+        return loader.get_data(spec.origin).decode()  # type: ignore[union-attr, no-any-return]
+    except (AttributeError, OSError, UnicodeDecodeError):
+        raise ImportError(f"no source of {spec.name}, which workers need", name=spec.name) from None
+
+
+def _pack_code() -> bytes:
+    bundle: dict[str, tuple[bool, CodeType, str]] = {"": (True, compile("", "<farwire>", "exec"), "")}
+    for name, spec in modules():
+        code = spec.loader.get_code(spec.name)  # type: ignore[union-attr]
+        if code is None:
+            raise ImportError(f"no code of {spec.name}, which workers need", name=spec.name)
+        bundle[name] = (spec.submodule_search_locations is not None, code, spec.origin or "")
+    return marshal.dumps(bundle)
