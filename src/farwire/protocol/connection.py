@@ -235,7 +235,7 @@ class Connection:
     def start_waiting(self, channel: Any) -> None:
         """Somebody waits for an item: what has come of an incomplete one is paid for now."""
         channel.waiting += 1
-        self._pay_large(channel)
+        self.pay_large(channel)
 
     def lift(self, channel: Any) -> None:
         """From now on everything received counts as consumed at once."""
@@ -245,7 +245,7 @@ class Connection:
             channel.large.unpaid = 0
         self.grant(channel)
 
-    def _pay_large(self, channel: Any) -> None:
+    def pay_large(self, channel: Any) -> None:
         large = channel.large
         if large is not None and large.unpaid:
             channel.consumed += large.unpaid
@@ -254,20 +254,21 @@ class Connection:
 
     # -- receiving --------------------------------------------------------------------------------------------
 
-    def whole_item(self, data: bytes, channel: Any) -> bool:
-        """Is this chunk exactly one complete item for that channel, with nothing before it?
+    def whole(self, kind: int, data: bytes, channel: Any) -> bool:
+        """Is this chunk exactly one complete frame of that kind for that channel, with nothing before it?
 
-        The short cut of a thread that waits for this very item; changes nothing.
+        The short cut of a thread that waits for this very frame; changes nothing.
         """
         if len(data) < HEADER_SIZE or self._rest or self._part is not None:
             return False
-        length, id, kind, _ = _unpack(data)
+        length, id, got, _ = _unpack(data)
         return (
-            kind == ITEM
+            got == kind
             and id == channel.id
             and length + HEADER_SIZE == len(data)
             and CAN_RECEIVE[channel.state]
             and channel.state != CLOSING
+            and channel.large is None
         )
 
     def buffer(self) -> memoryview | None:
@@ -429,7 +430,7 @@ class Connection:
         except (MemoryError, OverflowError):
             raise ProtocolError("no memory for an item of %d bytes" % total) from None
         if channel.waiting or channel.lifted:
-            self._pay_large(channel)
+            self.pay_large(channel)
 
     def _on_abort(self, kind: int, id: int, code: int, payload: bytes) -> None:
         channel = self.channels.get(id)

@@ -1,0 +1,559 @@
+"""Channels: what the program holds (``Channel``) and what the link keeps (``ChannelCore``).
+
+The link refers to cores, programs refer to handles, and a core refers to its handle weakly: when the program drops the last
+handle, the channel closes. A finalizer may run inside any lock, so it only appends to a deque.
+"""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+from collections import deque
+from time import monotonic
+from _weakref import ref
+
+from ..protocol.connection import ChannelState, can_send
+from ..protocol.errors import ChannelClosed, GatewayLost, RemoteError, TimeoutError
+from ..protocol.codec import BYTEARRAY, PICKLE_BUFFERS
+from ..protocol.frames import INLINE_MAX
+from ..protocol.state import CLOSED, CLOSING
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from .link import Link
+
+
+WRITABLE = (BYTEARRAY, PICKLE_BUFFERS)
+
+
+class _NoEndmarker:
+    """The default of ``setcallback``: the end is not announced."""
+
+    def __repr__(self) -> str:
+        return "NO_ENDMARKER"
+
+
+NO_ENDMARKER = _NoEndmarker()
+
+
+class ChannelCore(ChannelState):
+    """One channel as the link sees it. Everything in it is guarded by the link's state lock."""
+
+    __slots__ = (
+        "callback",
+        "callback_done",
+        "closers",
+        "dropped",
+        "ended",
+        "endmarker",
+        "error_taken",
+        "handle_ref",
+        "items",
+        "link",
+        "on_credit",
+        "receivers",
+        "senders",
+        "sink",
+    )
+
+    def __init__(self, link: Link, id: int, credit: int, window: int) -> None:
+        ChannelState.__init__(self, id, credit, window)
+        self.link = link
+        self.items: deque[Any] = deque()  # (code, payload, cost)
+        self.receivers: deque[Any] = deque()  # locks of threads that wait for an item,
+        self.senders: deque[Any] = deque()  # for credit or their turn,
+        self.closers: deque[Any] = deque()  # for the end
+        self.ended: Any = None  # why no more items come: an exception, or one still encoded
+        self.error_taken = False
+        self.callback: Callable[[Any], object] | None = None
+        self.callback_done = False
+        self.endmarker: Any = NO_ENDMARKER
+        self.sink: Any = None  # takes RAW bytes: sink(core, code, data)
+        self.on_credit: Callable[[], None] | None = None
+        self.handle_ref: Any = None
+        self.dropped = False
+
+    def handle(self) -> Channel:
+        """The one handle of this channel; made again if the program dropped the last."""
+        found = self.handle_ref() if self.handle_ref is not None else None
+        if found is None:
+            found = Channel(self)
+            self.handle_ref = ref(found)
+        return found
+
+    # All of these are called under the link's lock.
+
+    def arrived(self, entry: Any) -> None:
+        """An item is complete."""
+        if self.dropped:
+            return
+        self.items.append(entry)
+        if self.callback is not None:
+            self.link.dispatcher.submit(self)
+        elif self.receivers:
+            self.receivers.popleft().release()
+
+    def take(self) -> Any:
+        """The next entry, counted as consumed."""
+        entry = self.items.popleft()
+        self.consumed += entry[2]
+        if (self.consumed - self.granted) * 2 >= self.window:
+            self.link.connection.grant(self)
+        return entry
+
+    def receive_error(self) -> BaseException:
+        """Why there is nothing to receive and will not be."""
+        if self.callback is not None:
+            return OSError("cannot receive: channel %d has a callback" % self.id)
+        if self.ended is not None:
+            return self.end_error()
+        return EOFError("channel %d is closed" % self.id)
+
+    def closed_here(self) -> None:
+        """This end closed the channel: wake whoever waits at this end."""
+        if self.callback is not None:
+            self.link.dispatcher.submit(self)
+        for waiters in (self.receivers, self.senders, self.closers):
+            while waiters:
+                waiters.popleft().release()
+
+    def end(self, error: Any, both: bool = True) -> None:
+        """No more items come: the other end closed (``both``), or half-closed, or the link is gone."""
+        if self.ended is None:
+            self.ended = error if error is not None else EOFError("channel %d is closed" % self.id)
+            if isinstance(error, GatewayLost) or both:
+                self.state = CLOSED
+            if self.callback is not None:
+                self.link.dispatcher.submit(self)
+        elif both:
+            self.state = CLOSED
+            if isinstance(self.ended, EOFError) and not isinstance(self.ended, GatewayLost) and error is not None:
+                self.ended = error  # half-closed, then closed with an error
+        for waiters in (self.receivers, self.senders, self.closers):
+            while waiters:
+                waiters.popleft().release()
+
+    def add_sender(self) -> Any:
+        """A lock that is released when there is credit, or the channel ends."""
+        waiter = allocate_lock()
+        waiter.acquire()
+        self.senders.append(waiter)
+        return waiter
+
+    def remove_sender(self, waiter: Any) -> None:
+        """The thread of ``waiter`` gave up."""
+        if waiter in self.senders:
+            self.senders.remove(waiter)
+        else:
+            self.wake_senders()  # it was woken as it gave up: pass the turn on
+
+    def wake_senders(self) -> None:
+        """Credit came, or a large item is through."""
+        while self.senders:
+            self.senders.popleft().release()
+
+    def send_error(self) -> BaseException:
+        """Why nothing can be sent."""
+        if self.link.closed is not None:
+            return self.link.lost()
+        ended = self.ended
+        if ended is not None and hasattr(ended, "decode"):
+            return ChannelClosed("cannot send: channel %d was closed by an error at the other end" % self.id)
+        return ChannelClosed("cannot send: channel %d is closed" % self.id)
+
+    def end_error(self) -> BaseException:
+        """What a receiver gets after the last item: an error of the other end once, then EOFError."""
+        ended = self.ended
+        if hasattr(ended, "decode"):
+            ended = self.ended = ended.decode()
+        if isinstance(ended, RemoteError):
+            if self.error_taken:
+                return EOFError("channel %d is closed" % self.id)
+            self.error_taken = True
+            return ended
+        if isinstance(ended, GatewayLost) or ended is self.link.closed:
+            return self.link.lost()
+        return EOFError(*ended.args)
+
+
+class Channel:
+    """One end of an ordered, flow-controlled, two-way stream of items.
+
+    Made by ``gateway.remote_exec`` and ``gateway.newchannel``, or received: a channel is itself an item and can be sent
+    inside any structure. Safe to use from several threads. As a context manager it closes itself at the end.
+
+    Attributes:
+        id: number of the channel on its link.
+        gateway: the gateway it belongs to.
+        RemoteError, TimeoutError: the exception classes, for ``except channel.RemoteError``.
+    """
+
+    __slots__ = ("__weakref__", "_core", "gateway", "id")
+
+    RemoteError = RemoteError
+    TimeoutError = TimeoutError
+
+    def __init__(self, core: ChannelCore) -> None:
+        self._core = core
+        self.id = core.id
+        self.gateway: Any = core.link.gateway
+
+    def __repr__(self) -> str:
+        return "<Channel id=%d %s>" % (self.id, "closed" if self.isclosed() else "open")
+
+    def __setstate__(self, state: Any) -> None:
+        # A pickle opcode sets attributes on any object that has no __setstate__; no item may do that to a channel.
+        raise TypeError("a channel has no state to set")
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a channel can be sent through its own gateway only")
+
+    def __enter__(self) -> Channel:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if not self.isclosed():
+            self.close()
+
+    def __del__(self) -> None:
+        core = self._core
+        if core.state < CLOSING and core.callback is None and core.sink is None and core.link.closed is None:
+            core.dropped = True
+            core.link.dropped.append(core)
+            core.link.reactor.call(core.link.close_dropped)
+
+    # -- sending ------------------------------------------------------------------------------------------
+
+    def send(self, item: Any, timeout: float | None = None) -> None:
+        """Send an item to the other end.
+
+        Returns when the item is on its way; blocks while the other end's window (8 MiB by default) is used up by items
+        that nobody there has received. Two ends that each send more than both windows without receiving block each other;
+        ``timeout`` ends that.
+
+        Args:
+            item: a value of builtin types (see "Items" in the docs), channels included.
+            timeout: seconds to wait for the other end; None waits as long as it takes.
+
+        Raises:
+            DumpError: the item holds a value that cannot be sent; nothing was sent.
+            TimeoutError: not sent in time; nothing of it arrives.
+            ChannelClosed: the channel was closed for sending. (An ``OSError``.)
+            GatewayLost: the worker is gone. (An ``OSError``.)
+        """
+        core = self._core
+        link = core.link
+        code, payload = link.encode(item)
+        if type(payload) is bytes and len(payload) <= INLINE_MAX and link.send_small(core, code, payload):
+            return
+        self._send_waiting(code, payload, timeout)
+
+    def _send_waiting(self, code: int, payload: Any, timeout: float | None) -> None:
+        core = self._core
+        link = core.link
+        deadline = None if timeout is None else monotonic() + _valid(timeout)
+        chunks = [payload] if not isinstance(payload, list) else payload
+        total = sum(memoryview(chunk).nbytes for chunk in chunks)
+        small = b"".join(chunks) if total <= INLINE_MAX else None
+        while True:
+            if small is not None and link.send_small(core, code, small):
+                return
+            with link.lock:
+                if link.closed is not None or not can_send(core):
+                    raise core.send_error()
+                mine = not core.sending_large and small is None
+                if mine:
+                    core.sending_large = True
+                elif small is None or core.sending_large or core.credit < total + 128:
+                    waiter = core.add_sender()
+                else:
+                    continue
+            if mine:
+                link.send_large(core, code, chunks, total, deadline)
+                return
+            if not link.wait(waiter, deadline):
+                with link.lock:
+                    core.remove_sender(waiter)
+                raise TimeoutError(
+                    "channel %d of gateway %s: not sent within %s seconds; the other end does not receive"
+                    % (self.id, link.gateway.id, timeout)
+                )
+
+    def send_eof(self) -> None:
+        """Say that this end sends no more (half-close). The other end's iteration ends; it may still send.
+
+        Does nothing on a closed channel.
+        """
+        core = self._core
+        link = core.link
+        with link.lock:
+            if link.closed is None:
+                link.connection.send_eof(core)
+        link.flush()
+
+    # -- receiving ----------------------------------------------------------------------------------------
+
+    def receive(self, timeout: float | None = None) -> Any:
+        """Wait for the next item and return it.
+
+        Args:
+            timeout: seconds to wait, 0 to poll; None waits until an item comes or none can come any more.
+
+        Raises:
+            TimeoutError: nothing came in time.
+            RemoteError: code at the other end raised; raised once, after the items sent before.
+            EOFError: the other end closed, or sends no more.
+            GatewayLost: the worker is gone. (Also an ``EOFError`` and an ``OSError``.)
+            LoadError: the item could not be decoded; the next one can be received.
+            OSError: the channel has a callback.
+        """
+        core = self._core
+        link = core.link
+        deadline = None if timeout is None else monotonic() + _valid(timeout)
+        waiting = late = False
+        try:
+            while True:
+                lead = False
+                waiter = None
+                try:
+                    with link.lock:
+                        link.sends = 0
+                        if core.items:
+                            entry = core.take()
+                            break
+                        if core.callback is not None or core.ended is not None or core.state >= CLOSING:
+                            raise core.receive_error()
+                        if late:
+                            raise TimeoutError(self._late(timeout))
+                        if not waiting:
+                            waiting = True
+                            core.waiting += 1
+                            if core.large is not None:
+                                link.connection.pay_large(core)
+                        if link.parent is None:
+                            if not link.reading and not link.followers and not link._inbox:
+                                link.reading = lead = True
+                        if not lead:
+                            waiter = allocate_lock()
+                            waiter.acquire()
+                            core.receivers.append(waiter)
+                    if link.out:
+                        link.flush()
+                    if not lead and link.parent is not None and timeout != 0:
+                        root = link.root
+                        with root.lock:
+                            if not root.reading and not root.followers and not root._inbox and root.closed is None:
+                                root.reading = lead = True
+                        if lead and not core.receivers:
+                            continue  # it came between the two locks
+                    if lead:
+                        entry = link.lead(core, deadline)
+                        if entry is not None:
+                            waiting = False  # lead() has counted us out
+                            break
+                finally:
+                    if lead:
+                        link.stop_leading()
+                        if waiter is not None:
+                            self._give_up(waiter)
+                if lead:
+                    late = deadline is not None and monotonic() >= deadline and not link.root._inbox
+                elif not self._wait_item(waiter, deadline):
+                    late = True
+        finally:
+            if waiting:
+                with link.lock:
+                    core.waiting -= 1
+        if link.out:
+            link.flush()
+        return decode_entry(link, entry)
+
+    def _wait_item(self, waiter: Any, deadline: float | None) -> bool:
+        try:
+            if self._core.link.wait(waiter, deadline):
+                return True
+        except BaseException:
+            self._give_up(waiter)
+            raise
+        self._give_up(waiter)
+        return False
+
+    def _give_up(self, waiter: Any) -> None:
+        """This thread stops waiting; if an item was announced to it meanwhile, another waiter gets the announcement."""
+        core = self._core
+        with core.link.lock:
+            if waiter in core.receivers:
+                core.receivers.remove(waiter)
+            elif core.items and core.receivers:
+                core.receivers.popleft().release()
+
+    def _late(self, timeout: float | None) -> str:
+        return "channel %d of gateway %s: no item within %s seconds" % (self.id, self._core.link.gateway.id, timeout)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        """The next item; the end of the data ends the iteration, a dead worker raises ``GatewayLost``."""
+        try:
+            return self.receive()
+        except GatewayLost:
+            raise
+        except EOFError:
+            raise StopIteration from None
+
+    next = __next__
+
+    def setcallback(self, callback: Callable[[Any], object], endmarker: Any = NO_ENDMARKER) -> None:
+        """Call ``callback(item)`` for each item, received or to come, instead of ``receive()``.
+
+        Callbacks of one gateway run one after another in a thread of their own, in order, never in the thread that reads: a slow
+        one makes the senders wait (when the window is used up) and delays the other callbacks of that gateway, nothing else.
+        A callback that raises closes the channel; the other end gets the error.
+
+        Args:
+            callback: called with each item.
+            endmarker: if given, ``callback(endmarker)`` is called exactly once when no more items come, for whatever reason.
+
+        Raises:
+            OSError: the channel has a callback already.
+        """
+        core = self._core
+        link = core.link
+        with link.lock:
+            if core.callback is not None:
+                raise OSError("channel %d has a callback already" % core.id)
+            core.callback = callback
+            core.endmarker = endmarker
+            core.waiting += 1
+            if core.large is not None:
+                link.connection.pay_large(core)
+            count = len(core.items) + (core.ended is not None or core.state >= CLOSING)
+            for _ in range(count):
+                link.dispatcher.submit(core)
+        if link.out:
+            link.flush()
+        link.ensure_read()
+
+    # -- the end ------------------------------------------------------------------------------------------
+
+    def close(self, error: str | BaseException | None = None) -> None:
+        """Close the channel at both ends.
+
+        Items that this end received before can still be received; items in flight towards here are dropped. The other end's
+        ``receive`` gets what was sent before and then an ``EOFError``, or a ``RemoteError`` when ``error`` is given. Closing a
+        closed channel does nothing.
+
+        Args:
+            error: a text or an exception to be raised at the other end.
+
+        Raises:
+            TypeError: ``error`` is something else.
+        """
+        core = self._core
+        link = core.link
+        payload, code = b"", 0
+        if error is not None:
+            from .remote_error import encode_error
+
+            payload, code = encode_error(error)
+        with link.lock:
+            if link.closed is None and link.connection.send_close(core, payload, code):
+                core.state = CLOSING
+                core.closed_here()
+        link.flush()
+        link.wake_leader()
+
+    def isclosed(self) -> bool:
+        """Whether the channel is closed. A closed channel may still hold items."""
+        return self._core.state >= CLOSING
+
+    def waitclose(self, timeout: float | None = None) -> None:
+        """Wait until the other end closes the channel, or says that it sends no more.
+
+        Lifts the channel's window: what still comes is kept in memory and can be received after. With a callback, also waits
+        until the callback has had everything.
+
+        Raises:
+            RemoteError: code at the other end raised.
+            TimeoutError: the channel is still open.
+            GatewayLost: the worker is gone.
+        """
+        core = self._core
+        link = core.link
+        deadline = None if timeout is None else monotonic() + _valid(timeout)
+        with link.lock:
+            if link.closed is None:
+                link.connection.lift(core)
+        link.flush()
+        while True:
+            with link.lock:
+                link.sends = 0
+                over = core.ended is not None or core.state >= CLOSING
+                if over and (core.callback is None or core.callback_done or link.dispatcher.in_thread()):
+                    if core.ended is None or core.error_taken:
+                        return
+                    error = core.end_error()
+                    if isinstance(error, EOFError) and not isinstance(error, GatewayLost):
+                        return
+                    raise error
+                waiter = allocate_lock()
+                waiter.acquire()
+                core.closers.append(waiter)
+            if not link.wait(waiter, deadline):
+                with link.lock:
+                    if waiter in core.closers:
+                        core.closers.remove(waiter)
+                raise TimeoutError(
+                    "channel %d of gateway %s: not closed within %s seconds" % (self.id, link.gateway.id, timeout)
+                )
+
+    def makefile(self, mode: str = "w", proxyclose: bool = False) -> Any:
+        """A file on the channel: ``"w"`` sends each write as an item, ``"r"`` reads items of str (or bytes) as one stream.
+
+        Args:
+            mode: ``"w"`` or ``"r"``.
+            proxyclose: closing the file closes the channel.
+
+        Raises:
+            ValueError: another mode.
+        """
+        from .channel_file import ChannelFileRead, ChannelFileWrite
+
+        if mode == "w":
+            return ChannelFileWrite(self, proxyclose)
+        if mode == "r":
+            return ChannelFileRead(self, proxyclose)
+        raise ValueError("mode %r is not available: use 'w' or 'r'" % (mode,))
+
+    def _getremoteerror(self) -> BaseException | None:
+        """The error with which the channel was closed, taken once; for end-marker callbacks."""
+        core = self._core
+        with core.link.lock:
+            if core.ended is None:
+                return None
+            error = core.end_error()
+        if isinstance(error, EOFError) and not isinstance(error, GatewayLost):
+            return None
+        return error
+
+
+def decode_entry(link: Link, entry: Any) -> Any:
+    """The item of a queue entry.
+
+    A large item is handed to the codec as bytes, or for formats with buffers as a view that can be written to; no copy either way.
+    """
+    code, payload, _ = entry
+    if type(payload) is not bytes:
+        bio = payload.payload()
+        payload = bio.getbuffer() if code in WRITABLE else bio.getvalue()
+    return link.decode(code, payload)
+
+
+def _valid(timeout: float) -> float:
+    if timeout < 0:
+        raise ValueError("timeout must not be negative: %r" % (timeout,))
+    return timeout
+

@@ -1,0 +1,912 @@
+"""Drives one ``Connection`` over one byte stream, for many threads.
+
+Who owns what
+-------------
+``lock``      the state lock: the connection, the channels' queues and waiters, the flags below. Held for short, never across a
+              read, a write, user code or another link's lock.
+``reading``   (flag under ``lock`` of the root link) the reader role. Its holder reads the stream and feeds the connection. A thread
+              waiting in ``receive()`` takes it (the leader), so that the answer to a request needs no switch of threads; the reactor
+              takes it when data comes and nobody leads. The reader never waits for a writer: what it must send it queues.
+``writing``   (flag under ``lock``) the writer role. Its holder owns ``_pending`` and writes all of ``out`` before each fragment of
+              ``bulk``. Whoever finds it taken leaves its frames in the queue; the holder looks again after giving the role up.
+
+The roles are flags and not locks because a signal may raise in the main thread between any two calls: a flag and the local
+variable that says "mine" are set with no call in between, and ``finally`` gives the role back. For the same reason the results
+of reads and writes are stored by the C code that makes them (``list += map(os.read, ...)``), and the main thread hands what it
+read to the reactor unless it is exactly the item it waits for.
+
+While somebody leads, the reactor does not poll the link (else each answer would wake two threads). It comes back when the leader
+has been gone for ``TICK``, or at once when another thread starts to wait.
+
+A relayed link (``via``) has a parent: its bytes are RAW frames of one of the parent's channels. Its root is the link at the bottom,
+whose descriptors are polled; leaders lead the root.
+"""
+
+from __future__ import annotations
+
+import os
+from _thread import allocate_lock, get_ident
+from collections import deque
+from struct import Struct
+from time import monotonic
+
+from ..protocol.codec import Decoder, Encoder
+from ..protocol.connection import Connection, can_send
+from ..protocol.errors import FarwireError, GatewayLost, ProtocolError, TimeoutError
+from ..protocol.frames import (
+    ABORT,
+    CLOSE,
+    CREDIT,
+    EOF,
+    FRAGMENT,
+    HEADER,
+    HEADER_SIZE,
+    HELLO,
+    INLINE_MAX,
+    ITEM,
+    ITEM_COST,
+    LARGE,
+    PART,
+    PING,
+    PONG,
+    RAW,
+    WINDOW,
+)
+from .channel import Channel, ChannelCore
+from .dispatcher import Dispatcher
+from .reactor import POLLERR, POLLHUP, POLLIN, POLLOUT, READABLE, poll
+from .threads import main_thread_ident
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .reactor import Reactor
+
+_pack = HEADER.pack
+_U64 = Struct("<Q")
+TICK = 0.003
+READ_SIZE = 64 * 1024
+# After this many sends without a receive, frames are gathered for one write instead of written one by one.
+BURST = 3
+GATHER = 256
+
+
+class Link:
+    """One connection on one stream.
+
+    Args:
+        reactor: the process's background thread.
+        stream: an ``FdStream``, or a ``RelayedStream`` when ``parent`` is given.
+        controller: which end this is.
+        owner: gets ``link_event(link, kind, id, code, payload)`` for EXEC, HELLO, REQUEST, REPLY, SIGNAL, GOODBYE and PONG, called
+            in the reading thread without locks, and ``link_closed(link, error)`` once. Neither may block.
+        gateway: what channels show as ``channel.gateway``.
+        pickle_protocol: highest pickle protocol that the peer is known to read.
+        parent: the link that relays this one.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        stream: Any,
+        controller: bool,
+        owner: Any,
+        gateway: Any,
+        pickle_protocol: int,
+        window: int = WINDOW,
+        peer_window: int = WINDOW,
+        parent: Link | None = None,
+    ) -> None:
+        self.reactor = reactor
+        self.stream = stream
+        self.owner = owner
+        self.gateway = gateway
+        self.parent = parent
+        self.root: Link = self if parent is None else parent.root
+        self.lock = allocate_lock()
+        self.connection = Connection(controller, self._make_core, window, peer_window)
+        self.out = self.connection.out
+        self.bulk: deque[Any] = deque()
+        self.reading = False
+        self.writing = False
+        self.closed: BaseException | None = None
+        self.close_reason: BaseException | None = None
+        self.last_heard = monotonic()
+        self.sends = 0  # since the last receive
+        self.encode: Any = None
+        self.decode: Any = Decoder(self._channel_by_id).decode
+        self.set_pickle_protocol(pickle_protocol)
+        self.dispatcher = Dispatcher(self)
+        self.dropped: deque[Any] = deque()  # cores whose handle was garbage collected
+        self.marker = b""  # what precedes the peer's first frame
+        self.noise = b""
+        self._deferred: list[Callable[[], None]] = []
+        self._pending: list[Any] = [[], []]  # buffers being written, results of the writes so far
+        self._finishing: Any = None  # the fragment of ``bulk`` that is in _pending
+        self._flush_asked = False
+        self._write_polled = False
+        self._inbox: list[bytes] = []  # read by a leader, not yet fed
+        self._passive = False  # the reactor does not poll: somebody leads, or led a moment ago
+        self._parked = False  # passive without a tick: the leader must wake the reactor when it leaves
+        self._leads = 0
+        self._leads_seen = 0
+        self.followers = 0  # threads that wait while they do not lead
+        self.drain_waiters: list[Callable[[], None]] = []
+        # The channels of the links below that carry this one, from the root up.
+        self._path: list[ChannelCore] = [] if parent is None else [*parent._path, stream.core]
+        self._atomic = parent is None and stream.atomic != 0  # a small frame is written in one indivisible system call
+        if parent is None:
+            self._read_args = ((stream.read_fd,), (READ_SIZE,))
+            self._leader_wake_r, self._leader_wake_w = os.pipe()
+            os.set_blocking(self._leader_wake_r, False)
+            os.set_blocking(self._leader_wake_w, False)
+            lead_poll = poll()
+            lead_poll.register(stream.read_fd, POLLIN)
+            lead_poll.register(self._leader_wake_r, POLLIN)
+            self._lead_poll: Any = lead_poll.poll
+
+    # -- life -------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Let the reactor read."""
+        if self.parent is None:
+            self.reactor.call(self._resume)
+
+    def set_pickle_protocol(self, protocol: int) -> None:
+        """The peer reads pickles up to that protocol."""
+        self.encode = Encoder(protocol, Channel, self._channel_id).encode
+
+    def expect_marker(self, marker: bytes) -> None:
+        """Skip what comes before ``marker``, keeping the last of it in ``noise``."""
+        self.marker = marker
+
+    def _make_core(self, id: int, credit: int, window: int) -> ChannelCore:
+        return ChannelCore(self, id, credit, window)
+
+    def _channel_by_id(self, id: int) -> Channel:
+        with self.lock:
+            core = self.connection.get(id)
+            if core is None:
+                core = ChannelCore(self, id, 0, 0)
+                core.state = 5  # CLOSED: the number is forgotten, so is what it stood for
+                core.ended = EOFError("channel %d was closed" % id)
+            return core.handle()
+
+    def _channel_id(self, channel: Channel) -> int:
+        if channel._core.link is not self:
+            from ..protocol.errors import DumpError
+
+            raise DumpError(
+                "channel %d belongs to gateway %s and cannot be sent through gateway %s"
+                % (channel.id, channel.gateway.id, self.gateway.id)
+            )
+        return channel._core.id
+
+    def fail(self, error: BaseException) -> None:
+        """The link is over: everybody who waits gets ``error``. Keeps the first error."""
+        with self.lock:
+            if self.closed is not None:
+                return
+            self.closed = error
+            cores = list(self.connection.channels.values())
+            self.connection.channels.clear()
+            for core in cores:
+                if core.large is not None:
+                    core.large = None
+                core.end(error)
+            waiting_bulk = list(self.bulk)
+            self.bulk.clear()
+            if self._finishing is not None:
+                waiting_bulk.append(self._finishing)
+            self.out.clear()
+            deferred, self._deferred = self._deferred, []
+            drain, self.drain_waiters = self.drain_waiters, []
+        for fragment in waiting_bulk:
+            fragment.finish()
+        for callback in deferred:
+            callback()
+        for callback in drain:
+            callback()
+        self.wake_leader()
+        self.reactor.call(self._closed)
+
+    def _closed(self) -> None:
+        if self.parent is None:
+            self.reactor.unregister(self.stream.read_fd)
+            if self._write_polled:
+                self.reactor.unregister(self.stream.write_fd)
+        assert self.closed is not None
+        self.owner.link_closed(self, self.closed)
+        self.dispatcher.stop()
+
+    def close_stream(self) -> None:
+        """Let go of the descriptors, when no thread reads or writes any more; call in the reactor's thread after ``fail``."""
+        with self.lock:
+            idle = not self.root.reading and not self.writing
+        if not idle:
+            self.wake_leader()
+            self.reactor.later(TICK, self.close_stream)
+            return
+        if self.stream.closed:
+            return
+        self.stream.close()
+        if self.parent is None:
+            os.close(self._leader_wake_r)
+            os.close(self._leader_wake_w)
+            self._leader_wake_w = -1
+
+    def abandon(self) -> None:
+        """In a forked child: the link belongs to the parent process; close our copies of the descriptors, say nothing."""
+        self.closed = GatewayLost("the gateway belongs to the parent process of this fork")
+        self.lock = allocate_lock()
+        for core in self.connection.channels.values():
+            core.end(self.closed)
+        if not self.stream.closed:
+            self.stream.close()
+            if self.parent is None:
+                os.close(self._leader_wake_r)
+                os.close(self._leader_wake_w)
+                self._leader_wake_w = -1
+
+    # -- writing ----------------------------------------------------------------------------------------------
+
+    def send_small(self, core: ChannelCore, code: int, payload: bytes) -> bool:
+        """Send one item in one frame if credit is there. Returns False if it must wait."""
+        size = len(payload)
+        frame = _pack(size, core.id, ITEM, code) + payload
+        mine = False
+        try:
+            with self.lock:
+                if self.closed is not None:
+                    raise self.lost()
+                if not can_send(core):
+                    raise core.send_error()
+                if core.credit < size + ITEM_COST or core.sending_large:
+                    return False
+                core.credit -= size + ITEM_COST
+                sends = self.sends = self.sends + 1
+                if self.out or self.writing or self._pending[0] or sends > BURST or size > 2048 or not self._atomic:
+                    self.out.append(frame)
+                else:
+                    self.writing = mine = True
+            if mine:
+                try:
+                    done = os.write(self.stream.write_fd, frame)
+                except BlockingIOError:
+                    done = 0
+                except OSError:
+                    # the reader reports the end with the reason; what was accepted is lost with the worker
+                    done = size + HEADER_SIZE
+                if not done:
+                    self._pending = [[frame], []]
+        finally:
+            if mine:
+                self.writing = False
+        if mine:
+            if self._pending[0] or self.out or self.bulk:
+                self.flush()
+        elif sends <= BURST or len(self.out) >= GATHER or size > 2048:
+            self.flush()
+        elif not self._flush_asked:
+            self._flush_asked = True
+            self.reactor.call(self._flush_gathered)
+        return True
+
+    def _flush_gathered(self) -> None:
+        self._flush_asked = False
+        self.flush()
+
+    def send_frame(self, kind: int, channel: int = 0, payload: bytes = b"", code: int = 0) -> None:
+        """Send a frame that needs no credit. Never blocks; does nothing on a closed link."""
+        with self.lock:
+            if self.closed is not None:
+                return
+            self.connection.send(kind, channel, payload, code)
+        self.flush()
+
+    def write_first(self, data: list[bytes]) -> None:
+        """Bytes that precede the protocol (the program of a starting worker)."""
+        with self.lock:
+            self.out[:0] = data
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what is queued as far as the stream takes it; the reactor goes on with the rest. Never blocks."""
+        while (self.out or self.bulk or self._pending[0]) and self.closed is None:
+            mine = False
+            try:
+                with self.lock:
+                    if self.writing:
+                        return
+                    self.writing = mine = True
+                while self._write_some():
+                    pass
+            finally:
+                if mine:
+                    self.writing = False
+            if self._pending[0]:
+                # the stream is full
+                self._ask_writable()
+                return
+            if self.drain_waiters:
+                waiters, self.drain_waiters = self.drain_waiters, []
+                for callback in waiters:
+                    callback()
+
+    def _write_some(self) -> bool:
+        """One write by the holder of the writer role. Returns whether to go on."""
+        pending = self._pending
+        if not pending[0]:
+            with self.lock:
+                if self.closed is not None:
+                    return False
+                if self.out:
+                    out = self.out
+                    buffers = [b"".join(out)] if len(out) > 1 else out[:]
+                    # two stores with nothing in between that could raise
+                    self._pending = [buffers, []]
+                    del out[:]
+                elif self.bulk:
+                    fragment = self.bulk.popleft()
+                    self._finishing = fragment
+                    self._pending = [fragment.buffers, []]
+                else:
+                    return False
+            pending = self._pending
+        buffers, results = pending
+        try:
+            results += map(self.stream.write, (buffers,))
+        except OSError:
+            # The peer is gone. The reader will see the end and know more than "broken pipe"; a write side that breaks while
+            # the read side stays open must end the link as well.
+            self._pending = [[], []]
+            self.reactor.call(self._write_broke)
+            return False
+        done = sum(results)
+        if not done:
+            pending[1] = []
+            return False
+        rest = []
+        for buffer in buffers:
+            size = len(buffer)
+            if done >= size:
+                done -= size
+            elif done:
+                rest.append(memoryview(buffer)[done:])
+                done = 0
+            else:
+                rest.append(buffer)
+        self._pending = [rest, []]
+        if not rest and self._finishing is not None:
+            fragment = self._finishing
+            self._finishing = None
+            fragment.finish()
+        return True
+
+    def _write_broke(self) -> None:
+        # give the reader a moment to report the true reason
+        def fail() -> None:
+            self.fail(GatewayLost("gateway %s: the link broke while writing" % self.gateway.id))
+
+        self.reactor.later(1.0, fail)
+
+    def _ask_writable(self) -> None:
+        if self.parent is not None:
+            if self.stream.wait_writable(self.flush):
+                self.flush()
+        elif not self._write_polled:
+            self._write_polled = True
+            self.reactor.call(self._poll_writable)
+
+    def _poll_writable(self) -> None:
+        if self.closed is None and self.stream.write_fd >= 0:
+            if self.stream.write_fd == self.stream.read_fd:
+                self.reactor.register(self.stream.read_fd, self._socket_ready, self._mask(POLLOUT))
+            else:
+                self.reactor.register(self.stream.write_fd, self._writable, POLLOUT)
+
+    def _mask(self, mask: int) -> int:
+        return mask if self._passive else mask | POLLIN
+
+    def _socket_ready(self, events: int) -> None:
+        if events & POLLOUT:
+            self._writable(events)
+        if events & READABLE:
+            self._readable(events)
+
+    def _writable(self, events: int) -> None:
+        self._write_polled = False
+        if self.stream.write_fd == self.stream.read_fd:
+            if self._passive:
+                self.reactor.unregister(self.stream.read_fd)
+            else:
+                self.reactor.register(self.stream.read_fd, self._socket_ready, POLLIN)
+        else:
+            self.reactor.unregister(self.stream.write_fd)
+        self.flush()
+
+    def send_large(self, core: ChannelCore, code: int, chunks: list[Any], total: int, deadline: float | None) -> None:
+        """Send an item in fragments; returns when the last is written, so that no view of the caller's data is kept.
+
+        Raises:
+            TimeoutError: the deadline passed first; the item is withdrawn, the receiver never sees it.
+            ChannelClosed, GatewayLost.
+        """
+        with self.lock:
+            core.sending_large = True  # taken by the caller, who saw it False under Channel's send turn
+        complete = False
+        announced = False
+        try:
+            self.take_credit(core, ITEM_COST, ITEM_COST, deadline)
+            with self.lock:
+                self.out.append(_pack(8, core.id, LARGE, code) + _U64.pack(total))
+                announced = True
+            for chunk in chunks:
+                view = memoryview(chunk)
+                size = len(view)
+                pos = 0
+                while pos < size:
+                    count = self.take_credit(core, 1, min(FRAGMENT, size - pos), deadline)
+                    fragment = Fragment([_pack(count, core.id, PART, 0), view[pos : pos + count]])
+                    with self.lock:
+                        if self.closed is not None:
+                            raise self.lost()
+                        self.bulk.append(fragment)
+                    self._write_fragment(fragment, core, deadline)
+                    pos += count
+            complete = True
+        finally:
+            with self.lock:
+                core.sending_large = False
+                if announced and not complete and self.closed is None and can_send(core):
+                    self.out.append(_pack(0, core.id, ABORT, 0))
+                core.wake_senders()
+            self.flush()
+
+    def _write_fragment(self, fragment: Fragment, core: ChannelCore, deadline: float | None) -> None:
+        while True:
+            self.flush()
+            if fragment.done:
+                if self.closed is not None:
+                    raise self.lost()
+                return
+            if not fragment.wait(deadline):
+                with self.lock:
+                    if fragment in self.bulk:
+                        # not a byte of it is written: take it back, with its credit
+                        self.bulk.remove(fragment)
+                        core.credit += len(fragment.buffers[1])
+                    elif not fragment.done:
+                        fragment.own()
+                raise TimeoutError(
+                    "channel %d of gateway %s: the item was not sent in time; the worker does not read"
+                    % (core.id, self.gateway.id)
+                )
+
+    def take_credit(self, core: ChannelCore, least: int, most: int, deadline: float | None) -> int:
+        """Wait for credit and take it. Returns how much, between ``least`` and ``most``."""
+        while True:
+            with self.lock:
+                if self.closed is not None:
+                    raise self.lost()
+                if not can_send(core):
+                    raise core.send_error()
+                if core.credit >= least:
+                    count = min(core.credit, most)
+                    core.credit -= count
+                    return count
+                waiter = core.add_sender()
+            if not self.wait(waiter, deadline):
+                with self.lock:
+                    core.remove_sender(waiter)
+                raise TimeoutError(
+                    "channel %d of gateway %s: no credit in time; the other end does not receive" % (core.id, self.gateway.id)
+                )
+
+    def raw_write(self, core: ChannelCore, data: Any, code: int = 0) -> int:
+        """Send bytes of a RAW channel as far as credit and queue allow. Returns the count; never blocks."""
+        with self.lock:
+            if self.closed is not None or not can_send(core):
+                raise self.lost() if self.closed is not None else core.send_error()
+            count = min(len(data), core.credit, INLINE_MAX)
+            if count <= 0 or len(self.out) > GATHER:
+                return 0
+            core.credit -= count
+            self.out.append(_pack(count, core.id, RAW, code) + bytes(memoryview(data)[:count]))
+        self.flush()
+        return count
+
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        """In the reactor's thread: poll the link (again)."""
+        self._passive = self._parked = False
+        if self.closed is None:
+            fd = self.stream.read_fd
+            if fd == self.stream.write_fd:
+                self.reactor.register(fd, self._socket_ready, POLLIN | (POLLOUT if self._write_polled else 0))
+            else:
+                self.reactor.register(fd, self._readable, POLLIN)
+            if self._inbox:
+                self._readable(0)
+
+    def _readable(self, events: int) -> None:
+        """In the reactor's thread: data, or data that a leader left."""
+        with self.lock:
+            if self.closed is not None:
+                self.reactor.unregister(self.stream.read_fd)
+                return
+            if self.reading:
+                leading = True
+            else:
+                leading = False
+                self.reading = True
+        if leading:
+            if not self._passive:
+                self._pause()
+            return
+        try:
+            self.read_once()
+        finally:
+            self.reading = False
+
+    def _pause(self) -> None:
+        """Stop polling while somebody leads."""
+        self._passive = True
+        self._leads_seen = self._leads
+        fd = self.stream.read_fd
+        if fd == self.stream.write_fd and self._write_polled:
+            self.reactor.register(fd, self._socket_ready, POLLOUT)
+        else:
+            self.reactor.unregister(fd)
+        self.reactor.later(TICK, self._tick)
+
+    def _tick(self) -> None:
+        if not self._passive or self.closed is not None:
+            return
+        if self._leads != self._leads_seen:
+            self._leads_seen = self._leads
+            self.reactor.later(TICK, self._tick)
+            return
+        with self.lock:
+            self._parked = self.reading
+        if not self._parked:
+            self._resume()
+
+    def read_once(self) -> None:
+        """Read what is there and feed it. The caller holds the reader role; called in the reactor or a leader that is not the
+        main thread."""
+        inbox = self._inbox
+        if not inbox:
+            view = self.connection.buffer() if not self.marker else None
+            try:
+                if view is not None:
+                    count = os.readv(self.stream.read_fd, [view])
+                    if count:
+                        with self.lock:
+                            if self.connection.buffer() is not None:
+                                self.connection.buffer_filled(count)
+                            self._take_events()
+                        self._after_feed()
+                        return
+                    data = b""
+                else:
+                    data = os.read(self.stream.read_fd, READ_SIZE)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.end_of_stream(error)
+                return
+            inbox.append(data)
+        while inbox:
+            data = inbox.pop(0)
+            if not data:
+                self.end_of_stream(None)
+                return
+            self.feed(data)
+
+    def end_of_stream(self, error: OSError | None) -> None:
+        """The peer closed, or the line broke."""
+        if error is None:
+            text = "gateway %s: the worker closed the link" % self.gateway.id
+        else:
+            text = "gateway %s: the link broke: %s" % (self.gateway.id, error)
+        self.owner.link_ended(self, GatewayLost(text))
+
+    def feed(self, data: bytes) -> None:
+        """Take in bytes; the caller holds the reader role of the root."""
+        self.last_heard = monotonic()
+        if self.marker:
+            data = self._skip_noise(data)
+            if not data:
+                return
+        error = None
+        with self.lock:
+            if self.closed is not None:
+                return
+            try:
+                self.connection.receive_data(data)
+            except ProtocolError as exc:
+                error = exc
+            self._take_events()
+        self._after_feed()
+        if error is not None:
+            self.owner.link_ended(self, ProtocolError("gateway %s: %s" % (self.gateway.id, error)))
+
+    def _skip_noise(self, data: bytes) -> bytes:
+        data = self.noise + data
+        at = data.find(self.marker)
+        if at < 0:
+            self.noise = data
+            self.owner.link_noise(self)
+            return b""
+        self.noise = data[:at]
+        data = data[at + len(self.marker) :]
+        self.marker = b""
+        return data
+
+    def _take_events(self) -> None:
+        """Under the lock: hand out what ``receive_data`` found."""
+        events = self.connection.events
+        deferred = self._deferred
+        while events:
+            kind, core, code, payload = events.popleft()
+            if kind == ITEM:
+                cost = len(payload) + ITEM_COST
+                if core.lifted:
+                    core.consumed += cost
+                    cost = 0
+                    self.connection.grant(core)
+                core.arrived((code, payload, cost))
+            elif kind == LARGE:
+                cost = payload.unpaid
+                if core.lifted or core.waiting:
+                    core.consumed += cost
+                    cost = 0
+                    self.connection.grant(core)
+                core.arrived((code, payload, cost))
+            elif kind == RAW:
+                sink = core.sink
+                if sink is not None:
+                    deferred.append(_Call3(sink, core, code, payload))
+                else:
+                    core.consumed += len(payload)
+                    self.connection.grant(core)
+            elif kind == CREDIT:
+                core.wake_senders()
+                if core.on_credit is not None:
+                    deferred.append(core.on_credit)
+            elif kind == EOF:
+                core.end(EOFError("channel %d: the other end sends no more" % core.id), False)
+            elif kind == CLOSE:
+                core.end(_CloseError(self, code, payload) if payload else None)
+            elif kind == PING:
+                pass  # the answer is queued; that it came is noted in last_heard
+            else:
+                if kind == HELLO:
+                    self.set_pickle_protocol(int(payload.get("pickle", 4)))
+                deferred.append(_Call4(self.owner.link_event, self, kind, core, code, payload))
+
+    def _after_feed(self) -> None:
+        """Without the lock: act on the events, send what they caused."""
+        if self._deferred:
+            with self.lock:
+                deferred, self._deferred = self._deferred, []
+            for callback in deferred:
+                callback()
+        if self.dropped:
+            self.close_dropped()
+        if self.out:
+            self.flush()
+
+    def close_dropped(self) -> None:
+        """Close the channels whose handles were garbage collected."""
+        while self.dropped:
+            core = self.dropped.popleft()
+            with self.lock:
+                if self.closed is None:
+                    if core.large is not None:
+                        core.large.unpaid = 0
+                    self.connection.lift(core)
+                    self.connection.send_close(core)
+        self.flush()
+
+    # -- waiting ----------------------------------------------------------------------------------------------
+
+    def wait(self, waiter: Any, deadline: float | None) -> bool:
+        """Wait until somebody releases ``waiter``; make sure that somebody reads meanwhile. Returns False on timeout."""
+        root = self.root
+        root.followers += 1
+        try:
+            if root._inbox or (root._passive and not root.reading):
+                root.reactor.call(root._resume)
+            if deadline is None:
+                waiter.acquire()
+                return True
+            left = deadline - monotonic()
+            return bool(waiter.acquire(True, left) if left > 0 else waiter.acquire(False))
+        finally:
+            root.followers -= 1
+
+    def ensure_read(self) -> None:
+        """Something other than a waiting thread wants what comes in."""
+        root = self.root
+        if root._passive and not root.reading:
+            root.reactor.call(root._resume)
+
+    def lead(self, core: ChannelCore, deadline: float | None) -> Any:
+        """Wait for an item of ``core`` by reading the link; the caller took the reader role of the root, and gives it back.
+
+        Returns an entry of the channel's queue when it came as a whole, else None: look at the channel again.
+        """
+        root = self.root
+        inbox = root._inbox
+        if inbox or root.connection.buffer() is not None or root.marker:
+            return self._hand_over()
+        timeout = None
+        if deadline is not None:
+            timeout = max(0, int((deadline - monotonic()) * 1000) + 1)
+        ready = root._lead_poll(timeout)
+        if not ready:
+            return None
+        if ready[0][0] == root._leader_wake_r or len(ready) > 1:
+            _drain(root._leader_wake_r)
+            if len(ready) == 1:
+                return None
+        try:
+            inbox += map(os.read, *root._read_args)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return self._hand_over()
+        data = inbox[0]
+        for hop in self._path:
+            if not hop.link.connection.whole(RAW, data, hop):
+                break
+            data = data[HEADER_SIZE:]
+        else:
+            if not self.marker and self.connection.whole(ITEM, data, core):
+                del inbox[:]
+                size = len(data)
+                for hop in reversed(self._path):
+                    hop.link.consumed_at_once(hop, size)
+                    size += HEADER_SIZE
+                self.consumed_at_once(core, len(data) - HEADER_SIZE + ITEM_COST, 1)
+                return (data[9], data[HEADER_SIZE:], 0)
+        return self._hand_over()
+
+    def consumed_at_once(self, core: ChannelCore, cost: int, waiters: int = 0) -> None:
+        """Account for what a leader received and takes away without queueing it."""
+        with self.lock:
+            core.received += cost
+            core.consumed += cost
+            core.waiting -= waiters
+            if (core.consumed - core.granted) * 2 >= core.window:
+                self.connection.grant(core)
+        if self.out:
+            self.flush()
+
+    def _hand_over(self) -> None:
+        """What was read is not for the leader alone. The main thread, which a signal may interrupt anywhere, leaves it to the
+        reactor (``wait`` calls it); another thread feeds it itself."""
+        if get_ident() != main_thread_ident():
+            self.root.read_once()
+
+    def stop_leading(self) -> None:
+        """Give the reader role of the root back, and see that somebody reads if others wait."""
+        root = self.root
+        root.reading = False
+        root._leads += 1
+        if root._parked or (root._passive and (root.followers or root._inbox)):
+            root.reactor.call(root._resume)
+
+    def wake_leader(self) -> None:
+        """Make the thread that leads look at its channel again."""
+        fd = self.root._leader_wake_w
+        if fd >= 0 and self.root.reading:
+            try:
+                os.write(fd, b"w")
+            except BlockingIOError:  # it will wake
+                pass
+
+    def lost(self) -> BaseException:
+        """A fresh error saying how the link ended."""
+        error = self.closed
+        assert error is not None
+        if isinstance(error, FarwireError):
+            copy = error.__class__.__new__(error.__class__)
+            copy.__dict__.update(error.__dict__)
+            copy.args = error.args
+            return copy
+        return error
+
+
+class Fragment:
+    """A part of a large item, queued for its turn."""
+
+    __slots__ = ("_lock", "buffers", "done")
+
+    def __init__(self, buffers: list[Any]) -> None:
+        self.buffers = buffers
+        self.done = False
+        self._lock: Any = None
+
+    def finish(self) -> None:
+        """It is written, or the link is closed."""
+        self.done = True
+        lock = self._lock
+        if lock is not None:
+            self._lock = None
+            lock.release()
+
+    def wait(self, deadline: float | None) -> bool:
+        """Wait for ``finish``. Returns False on timeout."""
+        lock = allocate_lock()
+        lock.acquire()
+        self._lock = lock
+        if self.done:
+            return True
+        if deadline is None:
+            lock.acquire()
+            return True
+        left = deadline - monotonic()
+        return bool(lock.acquire(True, left) if left > 0 else lock.acquire(False)) or self.done
+
+    def own(self) -> None:
+        """The writer is in the midst of it and the caller leaves: nothing to do but let it finish.
+
+        The view keeps the caller's object alive; a bytearray changed meanwhile would change bytes of an item that is
+        withdrawn anyway.
+        """
+
+
+class _CloseError:
+    """The error that came with a CLOSE, decoded when somebody looks."""
+
+    __slots__ = ("code", "link", "payload")
+
+    def __init__(self, link: Link, code: int, payload: bytes) -> None:
+        self.link = link
+        self.code = code
+        self.payload = payload
+
+    def decode(self) -> BaseException:
+        from .remote_error import decode_error
+
+        return decode_error(self.link.decode, self.code, self.payload)
+
+
+class _Call3:
+    __slots__ = ("a", "b", "c", "function")
+
+    def __init__(self, function: Any, a: Any, b: Any, c: Any) -> None:
+        self.function = function
+        self.a = a
+        self.b = b
+        self.c = c
+
+    def __call__(self) -> None:
+        self.function(self.a, self.b, self.c)
+
+
+class _Call4:
+    __slots__ = ("args", "function")
+
+    def __init__(self, function: Any, *args: Any) -> None:
+        self.function = function
+        self.args = args
+
+    def __call__(self) -> None:
+        self.function(*self.args)
+
+
+def _drain(fd: int) -> None:
+    try:
+        os.read(fd, 4096)
+    except BlockingIOError:  # another leader took the byte
+        pass
+
+
+__all__ = ["CLOSE", "PING", "PONG", "POLLERR", "POLLHUP", "Fragment", "Link"]

@@ -1,0 +1,128 @@
+"""An exception on its way to the other end: type, message, traceback text, notes, causes.
+
+Imported when something fails, so it may import ``traceback``.
+"""
+
+from __future__ import annotations
+
+import traceback
+
+from ..protocol.codec import Encoder
+from ..protocol.errors import LoadError, RemoteError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+# An error fits one frame even when a message carries a megabyte of data.
+MAX_TEXT = 100_000
+MAX_CAUSES = 8
+
+
+def format_exception(exc: BaseException) -> str:
+    """The traceback as Python prints it, without our own frames at its start."""
+    tb = exc.__traceback__
+    while tb is not None and tb.tb_frame.f_globals.get("__name__", "").startswith(("_farwire.", "farwire.")):
+        tb = tb.tb_next
+    try:
+        return "".join(traceback.format_exception(type(exc), exc, tb))
+    except BaseException as fault:  # a broken __str__ or __repr__ must not replace the error by its own
+        return "%s (its traceback cannot be formatted: %s)\n" % (type(exc).__name__, type(fault).__name__)
+
+
+def _cut(text: str) -> str:
+    if len(text) <= MAX_TEXT:
+        return text
+    half = MAX_TEXT // 2
+    return "%s\n... %d characters left out ...\n%s" % (text[:half], len(text) - 2 * half, text[-half:])
+
+
+def _message(exc: BaseException) -> str:
+    try:
+        return str(exc)
+    except BaseException as fault:  # as above
+        return "<no message: str() raised %s>" % type(fault).__name__
+
+
+def _typename(exc: BaseException) -> str:
+    cls = type(exc)
+    return cls.__qualname__ if cls.__module__ in ("builtins", "__main__") else "%s.%s" % (cls.__module__, cls.__qualname__)
+
+
+def _describe(exc: BaseException, depth: int = 0) -> dict[str, Any]:
+    if isinstance(exc, RemoteError):
+        found: dict[str, Any] = {
+            "type": exc.typename,
+            "message": exc.message,
+            "formatted": exc.formatted,
+            "notes": list(exc.notes),
+        }
+    else:
+        notes = getattr(exc, "__notes__", ())
+        found = {
+            "type": _typename(exc),
+            "message": _cut(_message(exc)),
+            "formatted": _cut(format_exception(exc)),
+            "notes": [_cut(str(note)) for note in notes][:20] if isinstance(notes, (list, tuple)) else [],
+        }
+    cause = exc.__cause__
+    if cause is None and not exc.__suppress_context__:
+        cause = exc.__context__
+    if cause is not None and depth < MAX_CAUSES:
+        found["cause"] = _describe(cause, depth + 1)
+    return found
+
+
+def encode_error(error: str | BaseException) -> tuple[bytes, int]:
+    """Payload and code of a CLOSE frame.
+
+    Raises:
+        TypeError: not a text and not an exception.
+    """
+    if isinstance(error, str):
+        text = _cut(error)
+        found: dict[str, Any] = {"type": "", "message": text, "formatted": text, "notes": []}
+    elif isinstance(error, BaseException):
+        found = _describe(error)
+    else:
+        raise TypeError("close(error=...) takes a text or an exception, not %s" % type(error).__name__)
+    code, payload = Encoder(4, type(None), _no_channel).encode(found)
+    if isinstance(payload, list):
+        payload = b"".join(payload)
+    if len(payload) > 900_000:  # a chain of huge messages
+        found.pop("cause", None)
+        code, payload = Encoder(4, type(None), _no_channel).encode(found)
+        if isinstance(payload, list):
+            payload = b"".join(payload)
+    return bytes(payload), code
+
+
+def decode_error(decode: Callable[[int, Any], Any], code: int, payload: bytes) -> RemoteError:
+    """The error of a CLOSE frame; a malformed one becomes an error that says so."""
+    try:
+        return _build(decode(code, payload))
+    except (LoadError, KeyError, TypeError, AttributeError) as fault:
+        return RemoteError("the other end closed the channel with an error that cannot be read: %r" % (fault,))
+
+
+def _build(found: dict[str, Any], depth: int = 0) -> RemoteError:
+    cause = found.get("cause")
+    return RemoteError(
+        str(found["formatted"]),
+        str(found["type"]),
+        str(found["message"]),
+        [str(note) for note in found["notes"]],
+        _build(cause, depth + 1) if cause is not None and depth < MAX_CAUSES + 2 else None,
+    )
+
+
+def _no_channel(channel: Any) -> int:
+    raise AssertionError("an error holds no channel")
+
+
+def add_source(filename: str, text: str) -> None:
+    """Let tracebacks show lines of code that exists in memory only."""
+    import linecache
+
+    linecache.cache[filename] = (len(text), None, text.splitlines(True), filename)
