@@ -44,7 +44,7 @@ AllowTcpForwarding yes
 MaxStartups 200
 MaxSessions 100
 KexAlgorithms curve25519-sha256
-SetEnv {token_name}={token} {rc_name}={dir}/rc
+SetEnv {token_name}={token} {rc_name}={dir}/rc PATH={dir}/bin:/usr/local/bin:/usr/bin:/bin
 Subsystem sftp internal-sftp
 LogLevel VERBOSE
 """
@@ -71,6 +71,7 @@ Host *
   UserKnownHostsFile {dir}/known_hosts
   GlobalKnownHostsFile /dev/null
   StrictHostKeyChecking yes
+  HostKeyAlias [127.0.0.1]:{port}
   KexAlgorithms curve25519-sha256
   BatchMode yes
   LogLevel ERROR
@@ -87,6 +88,7 @@ class Sshd:
         spec: an xspec for a gateway on it.
         pid: the server's.
         log: path of the server's log.
+        bin: a folder with an ``ssh`` that leads here whatever the host is called; in PATH of those who log in.
     """
 
     host = "h1"
@@ -100,6 +102,7 @@ class Sshd:
         self.home = pwd.getpwnam(user).pw_dir
         self.python = "/usr/bin/python3" if own_user else sys.executable
         self.log = directory / "log"
+        self.bin = str(directory / "bin")
         self.process = process
         self.pid = process.pid
         self.token = directory.name
@@ -224,6 +227,13 @@ def start_sshd(user: str, own_user: bool) -> Sshd | None:
     }
     (directory / "sshd_config").write_text(SSHD_CONFIG.format(**values))
     (directory / "ssh_config").write_text(SSH_CONFIG.format(**values))
+    # Last of the -F options wins: whoever gives one of their own means that.
+    (directory / "any_host").write_text(
+        SSH_CONFIG.format(**values).replace("Host h1 ", "Host * !unresolvable !refused ")
+    )
+    (directory / "bin").mkdir(mode=0o755)
+    (directory / "bin" / "ssh").write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F {directory}/any_host "$@"\n')
+    (directory / "bin" / "ssh").chmod(0o755)
     for name, key in (("known_hosts", "hostkey"), ("known_hosts_wrong", "otherhostkey")):
         kind, text = (directory / f"{key}.pub").read_text().split()[:2]
         (directory / name).write_text(f"[127.0.0.1]:{port} {kind} {text}\n")
