@@ -1,0 +1,268 @@
+"""The first program of ours that runs in a worker: claims the descriptors, forks the guard, mounts the bundle.
+
+Sent as text or code and run by stage 0, which leaves ``r`` (read exactly n bytes of fd 0), ``os`` and ``sys`` behind. What follows
+on fd 0: six digits, that many bytes of configuration (marshal), the bundle, then frames.
+
+The guard
+---------
+The process that the transport started stays as the guard, and its child becomes the worker. The guard never reads the link and has
+one thread, so nothing that user code does can keep it from noticing that the link is gone (poll reports a hang-up even while data
+is unread): it gives the worker a moment to end by itself, then kills its whole process group. It also
+
+* reports on stderr, between marks that only the controller knows, how the worker ended and what was left in its stdout pipe;
+* asks a worker that has left the link unread for a second (user code holds the interpreter lock) for its stacks, by a signal
+  that faulthandler answers without the lock, and reports them the same way;
+* ends a worker whose link is silent for three heartbeats, when heartbeats are on and the worker cannot see to it itself.
+"""
+
+import marshal
+import os
+import sys
+
+GRACE = 0.4  # seconds between the hang-up and the kill; everything is to be gone within one
+
+
+def write_all(fd, data):
+    """Write to stderr, which may be full and stay so: then give up after a second."""
+    import select
+
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    while data:
+        if not poll.poll(1000):
+            return
+        data = data[os.write(fd, data[:4096]) :]
+
+
+def guard(pid, config, link_r, link_w, pet_r, stdout_r, dump_r):
+    """Watch over the worker ``pid``; never returns."""
+    import _signal
+    import select
+    from time import monotonic
+
+    unread = ioctl = None
+    try:
+        from fcntl import ioctl
+        from termios import FIONREAD
+    except ImportError:
+        pass
+    mark = ("\0" + config["nonce"] + ":").encode()
+
+    def report(kind, data):
+        try:
+            write_all(2, mark + kind + b"%08d" % len(data) + data)
+        except OSError:  # nobody reads stderr any more
+            pass
+
+    for name in ("SIGINT", "SIGHUP", "SIGQUIT", "SIGTERM"):
+        _signal.signal(getattr(_signal, name), _signal.SIG_IGN)
+    wake_r, wake_w = os.pipe()
+    os.set_blocking(wake_w, False)
+    _signal.signal(_signal.SIGCHLD, lambda *args: None)
+    _signal.set_wakeup_fd(wake_w)
+    poll = select.poll()
+    hangup = getattr(select, "POLLRDHUP", 0)
+    poll.register(link_r, hangup)
+    poll.register(link_w, hangup)
+    poll.register(wake_r, select.POLLIN)
+    poll.register(pet_r, select.POLLIN)
+    poll.register(dump_r, select.POLLIN)
+    deadline = None
+    silence = config["heartbeat"] * 3
+    petted = monotonic()
+    dump = b""
+    dumped = False
+    while True:
+        if ended(pid):
+            break
+        wait = 1.0 if ioctl else 5.0
+        if deadline is not None:
+            wait = deadline - monotonic()
+            if wait <= 0:
+                kill_group(pid)
+                wait = 1.0
+        for fd, events in poll.poll(max(1, int(wait * 1000))):
+            if fd == wake_r:
+                os.read(wake_r, 512)
+            elif fd == pet_r:
+                petted = monotonic()
+                if not os.read(pet_r, 512):
+                    poll.unregister(pet_r)  # the worker closed it: it is ending
+            elif fd == dump_r:
+                data = os.read(dump_r, 65536)
+                if data:
+                    dump = dump[-65536:] + data
+                else:
+                    poll.unregister(dump_r)
+            elif deadline is None:
+                deadline = monotonic() + GRACE
+                for watched in {link_r, link_w}:
+                    poll.unregister(watched)
+        if dump and not poll.poll(50):
+            report(b"S", dump)
+            dump = b""
+        if ioctl and deadline is None:
+            try:
+                now = int.from_bytes(ioctl(link_r, FIONREAD, b"\0\0\0\0"), sys.byteorder)
+            except OSError:
+                now = 0
+            if now and now == unread:
+                if not dumped and config["dump_signal"]:
+                    os.kill(pid, config["dump_signal"])
+                dumped = True
+            else:
+                dumped = False
+                if now:
+                    petted = monotonic()
+            unread = now
+            if silence and monotonic() - petted > silence:
+                deadline = monotonic()
+    kill_group(pid)
+    status = os.waitpid(pid, 0)[1]
+    rest = b""
+    if stdout_r >= 0:
+        os.set_blocking(stdout_r, False)
+        try:
+            while len(rest) < 1 << 20:
+                data = os.read(stdout_r, 65536)
+                if not data:
+                    break
+                rest += data
+        except OSError:  # BlockingIOError: empty; a grandchild in a group of its own may hold it open
+            pass
+    if rest:
+        report(b"O", rest)
+    report(b"X", b"%d" % status)
+    os._exit(128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
+
+
+def ended(pid):
+    """Whether the worker has ended; does not reap it."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def kill_group(pid):
+    """SIGKILL to the worker and everything it started; before it is reaped, because then its number could be another's."""
+    try:
+        os.killpg(pid, 9)
+    except OSError:
+        pass
+
+
+class BundleImporter:
+    """Imports ``_farwire`` and what is below it from memory."""
+
+    def __init__(self, modules):
+        self.modules = modules  # name below _farwire -> (is package, source text or code, file name)
+
+    def find_spec(self, fullname, path=None, target=None):
+        """For ``sys.meta_path``."""
+        if fullname != "_farwire" and not fullname.startswith("_farwire."):
+            return None
+        found = self.modules.get(fullname[9:])
+        if found is None:
+            return None
+        spec = type(sys.__spec__)(fullname, self, origin="farwire", is_package=found[0])
+        if found[0]:
+            spec.submodule_search_locations = []
+        return spec
+
+    def create_module(self, spec):
+        """An ordinary module."""
+        return None
+
+    def exec_module(self, module):
+        """Run the module's code."""
+        name = module.__name__
+        code = self.modules[name[9:]][1]
+        if isinstance(code, str):
+            code = compile(code, self.filename(name), "exec", dont_inherit=True)
+        exec(code, module.__dict__)
+
+    def filename(self, name):
+        """What tracebacks show; not a path that exists."""
+        return "farwire:/%s.py" % name.replace(".", "/")
+
+    def get_source(self, name):
+        """For ``linecache``: source lines in tracebacks."""
+        code = self.modules[name[9:]][1]
+        return code if isinstance(code, str) else None
+
+
+def boot(read):
+    """Everything from the configuration to the worker's main loop."""
+    config = marshal.loads(read(int(read(6))))
+    link_r, link_w = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    stdout_r = -1
+    if config["stdout"]:
+        stdout_r, stdout_w = os.pipe()
+        os.dup2(stdout_w, 1)
+        os.close(stdout_w)
+    else:
+        os.dup2(null, 1)
+    if not config["stderr"]:
+        os.dup2(null, 2)
+    os.close(null)
+    pet_w = dump_w = -1
+    if hasattr(os, "fork"):
+        pet_r, pet_w = os.pipe()
+        dump_r, dump_w = os.pipe()
+        pid = os.fork()
+        if pid:
+            try:
+                os.setpgid(pid, pid)
+            except OSError:  # it did so itself, or has ended
+                pass
+            os.close(pet_w)
+            os.close(dump_w)
+            try:
+                guard(pid, config, link_r, link_w, pet_r, stdout_r, dump_r)
+            finally:
+                kill_group(pid)
+                os._exit(70)
+        os.setpgid(0, 0)
+        os.close(pet_r)
+        os.close(dump_r)
+
+    def read_link(count):
+        data = b""
+        while len(data) < count:
+            more = os.read(link_r, count - len(data))
+            if not more:
+                os._exit(3)
+            data += more
+        return data
+
+    for key, value in config["env"].items():
+        os.environ[key] = value
+    if config["nice"]:
+        try:
+            os.nice(config["nice"])
+        except (OSError, AttributeError) as error:
+            sys.stderr.write("farwire: nice: %s\n" % error)
+    if config["chdir"]:
+        path = os.path.expanduser(config["chdir"])
+        try:
+            if not os.path.isdir(path):
+                os.makedirs(path)
+            os.chdir(path)
+        except OSError as error:
+            sys.stderr.write("farwire: chdir: %s\n" % error)
+            sys.stderr.flush()
+            os._exit(4)
+    if config["dont_write_bytecode"]:
+        sys.dont_write_bytecode = True
+    bundle = read_link(config["bundle"])
+    if config["compressed"]:
+        import zlib
+
+        bundle = zlib.decompress(bundle)
+    sys.meta_path.append(BundleImporter(marshal.loads(bundle)))
+    from _farwire.worker.main import main
+
+    main(config, link_r, link_w, stdout_r, pet_w, dump_w)
+
+
+boot(r)  # noqa: F821 - stage 0 left it

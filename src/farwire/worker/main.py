@@ -1,0 +1,293 @@
+"""From the mounted bundle to the end of the worker process.
+
+The main thread runs tasks (``tasks``); the reactor's thread reads the link, forwards stdout, answers questions. The process ends when
+the link does, or when the controller said goodbye and the tasks are over.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from _thread import get_ident
+from time import monotonic
+
+from ..protocol.frames import (
+    EXEC,
+    GOODBYE,
+    HELLO,
+    INFO,
+    REPLY,
+    REQUEST,
+    SIGNAL,
+    STACKS,
+    STATUS,
+    STDOUT,
+    TASK_SERVICE,
+    VERSION,
+    frame,
+    marker,
+)
+from ..runtime.link import Link
+from ..runtime.reactor import POLLIN, Reactor
+from ..runtime.stream import FdStream, enlarge_pipe
+from ..runtime.threads import main_thread_ident, remember_main_thread
+from .tasks import Tasks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..runtime.channel import Channel
+
+DRAIN_TIME = 1.0
+
+
+class WorkerGateway:
+    """What ``channel.gateway`` is in a worker.
+
+    Attributes:
+        id: the controller's id of this worker, with ``-worker`` appended.
+    """
+
+    def __init__(self, worker: Worker, id: str) -> None:
+        self._worker = worker
+        self.id = id
+
+    def __repr__(self) -> str:
+        return "<WorkerGateway %s>" % self.id
+
+    def newchannel(self) -> Channel:
+        """A new channel to the controller; it is of use when sent there."""
+        link = self._worker.link
+        with link.lock:
+            channel: Channel = link.connection.open().handle()
+            return channel
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, config: dict[str, Any], link_r: int, link_w: int, stdout_r: int, pet_w: int) -> None:
+        self.config = config
+        self.pet_w = pet_w
+        self.stdout_r = stdout_r
+        self.stdout_waits = False
+        self.reactor = Reactor("farwire-io")
+        self.gateway = WorkerGateway(self, config["id"] + "-worker")
+        self.link = Link(
+            self.reactor,
+            FdStream(link_r, link_w),
+            False,
+            self,
+            self.gateway,
+            config["pickle"],
+            config["window"],
+            config["window"],
+        )
+        self.tasks = Tasks(self.link, config["execmodel"])
+        self.leaving = False
+
+    def hello(self) -> bytes:
+        """Marker and first frame."""
+        version = sys.version_info
+        lines = [
+            "version=%d" % VERSION,
+            "python=%d.%d.%d" % version[:3],
+            "implementation=" + sys.implementation.name,
+            "pickle=%d" % (5 if version >= (3, 8) else 4),
+            "window=%d" % self.config["window"],
+            "pid=%d" % os.getpid(),
+        ]
+        return marker(self.config["nonce"]) + frame(HELLO, 0, "\n".join(lines).encode())
+
+    def run(self) -> None:
+        """The main thread, until the end."""
+        link = self.link
+        link.write_first([self.hello()])
+        # The first task is often here already: taking it in now saves a switch of threads.
+        link.reading = True
+        link.read_once()
+        link.reading = False
+        self.reactor.call(self._start)
+        self.reactor.start()
+        self.tasks.run()
+        self.leave(0)
+
+    def _start(self) -> None:
+        self.link._resume()
+        if self.stdout_r >= 0:
+            os.set_blocking(self.stdout_r, False)
+            enlarge_pipe(self.stdout_r)
+            self.link.connection.control.on_credit = self._stdout_writable
+            self.reactor.register(self.stdout_r, self._stdout_readable, POLLIN)
+        if self.config["heartbeat"]:
+            self._heartbeat()
+
+    # -- stdout -------------------------------------------------------------------------------------------------
+
+    def _stdout_readable(self, events: int) -> None:
+        link = self.link
+        control = link.connection.control
+        room = min(control.credit, 65536)
+        if room <= 0 or len(link.out) > 64:
+            self.reactor.unregister(self.stdout_r)
+            self.stdout_waits = True
+            if room > 0:
+                link.drain_waiters.append(self._stdout_writable)
+                link.flush()
+            return
+        try:
+            data = os.read(self.stdout_r, room)
+        except BlockingIOError:
+            return
+        if not data:
+            self.reactor.unregister(self.stdout_r)
+        elif link.closed is None:
+            link.raw_write(control, data, STDOUT)
+
+    def _stdout_writable(self) -> None:
+        if self.stdout_waits:
+            self.stdout_waits = False
+            self.reactor.call(self._register_stdout)
+
+    def _register_stdout(self) -> None:
+        if self.link.closed is None:
+            self.reactor.register(self.stdout_r, self._stdout_readable, POLLIN)
+
+    # -- the link -----------------------------------------------------------------------------------------------
+
+    def link_event(self, link: Link, kind: int, id: Any, code: int, payload: Any) -> None:
+        """A frame for the worker as a whole; called by the reading thread."""
+        if kind == EXEC:
+            if code == TASK_SERVICE:
+                from .relay import start_service
+
+                start_service(self, id, payload)
+            else:
+                self.tasks.add(id, code, payload)
+        elif kind == REQUEST:
+            self._answer(id, code)
+        elif kind == SIGNAL:
+            os.kill(os.getpid(), code)
+        elif kind == GOODBYE:
+            self.tasks.close()
+
+    def _answer(self, id: int, code: int) -> None:
+        from . import introspect
+
+        if code == STATUS:
+            answer: Any = introspect.status(self)
+        elif code == INFO:
+            answer = introspect.info()
+        elif code == STACKS:
+            answer = introspect.stacks()
+        else:
+            answer = None  # a newer controller asks for what we do not know
+        code, payload = self.link.encode(answer)
+        if isinstance(payload, list):
+            payload = b"".join(payload)
+        self.link.send_frame(REPLY, id, bytes(payload), code)
+
+    def link_ended(self, link: Link, error: BaseException) -> None:
+        """The controller is gone: so are we, at once. The guard sees to children, and to us should this hang."""
+        os._exit(0 if self.leaving else 1)
+
+    def link_noise(self, link: Link) -> None:
+        """Never: a worker expects no marker."""
+
+    def link_closed(self, link: Link, error: BaseException) -> None:
+        """Never: ``link_ended`` ends the process."""
+
+    def _heartbeat(self) -> None:
+        """Nothing heard for three heartbeats means that the line is cut (the controller pings)."""
+        interval = self.config["heartbeat"]
+        if monotonic() - self.link.last_heard > 3 * interval:
+            os._exit(1)
+        if self.pet_w >= 0:
+            os.write(self.pet_w, b"p")
+        self.reactor.later(interval, self._heartbeat)
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    def leave(self, status: int) -> None:
+        """Flush everything and end the process; called in the main thread when the tasks are over."""
+        import atexit
+
+        self.leaving = True
+        try:
+            atexit._run_exitfuncs()
+        except BaseException:  # a handler of user code; Python prints it
+            pass
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):  # closed or replaced by user code
+                pass
+        link = self.link
+        deadline = monotonic() + DRAIN_TIME
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        from _thread import allocate_lock
+
+        done = allocate_lock()
+        done.acquire()
+
+        def drain() -> None:
+            # until the pipe is empty, not until its end: grandchildren may hold it open
+            if self.stdout_r >= 0 and not self.stdout_waits:
+                try:
+                    data = os.read(self.stdout_r, min(65536, max(1, link.connection.control.credit)))
+                except OSError:
+                    data = b""
+                if data and link.closed is None:
+                    link.raw_write(link.connection.control, data, STDOUT)
+                    self.reactor.call(drain)
+                    return
+            if (link.out or link._pending[0] or link.writing) and monotonic() < deadline and link.closed is None:
+                link.flush()
+                self.reactor.later(0.002, drain)
+                return
+            done.release()
+
+        link.send_frame(GOODBYE)
+        self.reactor.call(drain)
+        done.acquire(True, DRAIN_TIME + 0.5)
+        os._exit(status)
+
+    def after_fork(self) -> None:
+        """In a child that user code forked: the link is not ours."""
+        self.link.abandon()
+        self.reactor.abandon()
+        self.tasks.forked = True
+
+
+def main(config: dict[str, Any], link_r: int, link_w: int, stdout_r: int, pet_w: int, dump_w: int) -> None:
+    """Called by the loader, in the main thread."""
+    remember_main_thread(get_ident())
+    _set_up_faulthandler(config, dump_w)
+    sys.argv[:] = ["-c"]
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
+    elif sys.stdout is not None:  # Python 3.6
+        import io
+
+        sys.stdout = io.TextIOWrapper(
+            sys.stdout.detach(), encoding=sys.stdout.encoding, errors=sys.stdout.errors, line_buffering=True
+        )
+    worker = Worker(config, link_r, link_w, stdout_r, pet_w)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=worker.after_fork)
+    assert main_thread_ident()
+    worker.run()
+
+
+def _set_up_faulthandler(config: dict[str, Any], dump_w: int) -> None:
+    """A crash writes its stacks to stderr; the guard's signal writes them to the guard, without the interpreter lock."""
+    import faulthandler
+
+    try:
+        faulthandler.enable(2)
+        if config["dump_signal"] and dump_w >= 0:
+            faulthandler.register(config["dump_signal"], dump_w, all_threads=True, chain=False)
+    except (AttributeError, OSError, ValueError, RuntimeError):  # PyPy lacks register; fd 2 may be closed
+        pass
