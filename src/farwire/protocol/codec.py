@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     Chunk = Union[bytes, memoryview]
     Payload = Union[bytes, list[Chunk]]
     Received = Union[bytes, bytearray, memoryview, BytesIO]
+    _Tools = tuple[
+        Callable[[object], object], Callable[[], object], list[Any], Any
+    ]  # dump, clear_memo, output, Pickler
 
 # 0 is no code: a peer that sends zeros is noticed.
 NONE = 1
@@ -136,8 +139,9 @@ class Encoder:
         self._protocol = min(protocol, PROTOCOL)
         self._channel_type = channel_type
         self._channel_id = channel_id
-        # (Pickler, its output) pairs that nobody uses. list.pop and list.append are atomic, so threads never share one.
-        self._free: list[tuple[Any, list[Any]]] = []
+        # The Picklers that nobody uses, with what encode() needs of each; making one takes longer than pickling a small item.
+        # list.pop and list.append are atomic, so threads never share one.
+        self._free: list[_Tools] = []
 
     def encode(self, item: object) -> tuple[int, Payload]:
         """Convert an item.
@@ -160,51 +164,40 @@ class Encoder:
                 return STR, item.encode()  # type: ignore[attr-defined]
             except UnicodeEncodeError:
                 return STR, item.encode("utf-8", "surrogatepass")  # type: ignore[attr-defined]
-        if kind is dict or kind is list or kind is tuple:
-            return self._structured(item)
-        if kind is bytes:
-            return BYTES, item  # type: ignore[return-value]
-        if kind is float:
-            return FLOAT, _pack_float(item)
-        if item is None:
-            return _NONE
-        if item is True:
-            return _TRUE
-        if item is False:
-            return _FALSE
-        if kind is bytearray or kind is memoryview:
-            code = BYTES if kind is memoryview else BYTEARRAY
-            try:
-                data = _contents(memoryview(item))  # type: ignore[arg-type]
-            except ValueError as error:  # a memoryview that was released
-                raise DumpError("item cannot be sent: %s" % error) from None
-            return code, (data if type(data) is bytes else [data])
-        return self._structured(item)
-
-    def _structured(self, item: object) -> tuple[int, Payload]:
+        if kind is not dict and kind is not list and kind is not tuple:
+            if kind is bytes:
+                return BYTES, item  # type: ignore[return-value]
+            if kind is float:
+                return FLOAT, _pack_float(item)
+            if item is None:
+                return _NONE
+            if kind is bool:
+                return _TRUE if item else _FALSE
+            if kind is bytearray or kind is memoryview:
+                return _encode_buffer(item)
+        free = self._free
         try:
-            pair = self._free.pop()
+            tools = free.pop()
         except IndexError:
-            pair = self._new_pickler()
-        pickler, chunks = pair
-        problem: Exception
+            tools = self._new_pickler()
+        dump, clear_memo, chunks, pickler = tools
         try:
-            pickler.dump(item)
+            dump(item)
         except Exception as error:  # noqa: BLE001 - whatever the reason is, the item cannot be sent
             # The Pickler is dropped: its memo and its output are in an unknown state.
             problem = error
         else:
-            if len(chunks) == 1 and not pickler.special:
-                pickler.clear_memo()
-                payload: bytes = chunks.pop()
-                if len(payload) < _KEEP:
-                    self._free.append(pair)
-                return PICKLE, payload
-            return self._assemble(item, pickler, chunks)
+            clear_memo()
+            payload: bytes = chunks.pop()
+            if chunks or len(payload) >= _KEEP:
+                chunks.append(payload)
+                return self._assemble(item, pickler)
+            free.append(tools)
+            return PICKLE, payload
         # Out of the except block, so that the error refers to neither the item nor the Pickler.
         raise _explain(item, problem)
 
-    def _new_pickler(self) -> tuple[Any, list[Any]]:
+    def _new_pickler(self) -> _Tools:
         chunks: list[Any] = []
         sink = _Sink()
         sink.write = chunks.append
@@ -212,26 +205,26 @@ class Encoder:
         pickler.protocol = self._protocol
         pickler.channel_type = self._channel_type
         pickler.channel_id = self._channel_id
-        pickler.special = False
+        pickler.saw_bytearray = False
+        pickler.chunks = chunks
         pickler.buffers = []
         if sys.version_info < (3, 8):
             pickler.dispatch_table = _Dispatch(pickler)  # type: ignore[unreachable]
-        return pickler, chunks
+        return pickler.dump, pickler.clear_memo, chunks, pickler
 
-    def _assemble(self, item: object, pickler: Any, chunks: list[Any]) -> tuple[int, Payload]:
-        """Finish an item that is large, or has buffers beside the pickle, or needs another look (``pickler.special``)."""
-        if pickler.special is bytearray:
-            # Protocol 4 writes a bytearray as a call of the class, so the class was let through; but was it the item's own?
-            if _find(item, bytearray) is not None:
-                raise _explain(item, _Refused(bytearray))
+    def _assemble(self, item: object, pickler: Any) -> tuple[int, Payload]:
+        """Finish an item that is large, or of which ``_reduce`` asked for more than pickling (buffers, a check)."""
+        if pickler.saw_bytearray and _find(item, bytearray) is not None:
+            raise _explain(item, _Refused(bytearray))
         # A bytearray is held by a view, so that it cannot at least change its size while the payload is being written.
-        parts: list[Chunk] = [part if type(part) is bytes else memoryview(part).cast("B") for part in chunks]
+        chunks = [chunk for chunk in pickler.chunks if chunk]
+        parts: list[Chunk] = [chunk if type(chunk) is bytes else memoryview(chunk).cast("B") for chunk in chunks]
         size = encoded_size(parts)
-        if size < LARGE:
+        if size < LARGE and len(parts) > 1:
             parts = [b"".join(parts)]
         buffers: list[memoryview] = pickler.buffers
         if not buffers:
-            return PICKLE, (parts[0] if len(parts) == 1 and type(parts[0]) is bytes else parts)
+            return PICKLE, (parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else parts)
         lengths = struct.Struct("<%dQ" % len(buffers)).pack(*map(len, buffers))
         head = _HEAD.pack(size, len(buffers), 0) + lengths
         result: list[Chunk] = [head]
@@ -246,6 +239,15 @@ class Encoder:
             # One small piece in front of the first buffer instead of three.
             result[:3] = [b"".join(result[:3])]
         return PICKLE_BUFFERS, [part for part in result if len(part)]
+
+
+def _encode_buffer(item: Any) -> tuple[int, Payload]:
+    code = BYTES if type(item) is memoryview else BYTEARRAY
+    try:
+        data = _contents(memoryview(item))
+    except ValueError as error:  # a memoryview that was released
+        raise DumpError("item cannot be sent: %s" % error) from None
+    return code, (data if isinstance(data, bytes) else [data])
 
 
 # The rest of encoding starts with the first structured item: importing pickle costs a starting worker milliseconds.
@@ -307,7 +309,7 @@ def _pickle_module() -> Any:
     return _pickle
 
 
-_SLOTS = ("buffers", "channel_id", "channel_type", "protocol", "special")
+_SLOTS = ("buffers", "channel_id", "channel_type", "chunks", "protocol", "saw_bytearray")
 
 
 def _make_pickler_type() -> Any:
@@ -339,7 +341,7 @@ def _make_pickler_type() -> Any:
 
         return NewPickler
 
-    function: type = type(_reduce)  # type: ignore[unreachable]
+    function: type = type(_reduce)
 
     class OldPickler(base):  # type: ignore[misc]
         """Python 3.6 and 3.7 have no reducer_override: the dispatch table sees all but classes and functions."""
@@ -381,7 +383,8 @@ def _reduce(pickler: Any, value: Any) -> Any:
     if kind is complex:
         return markers.complex, (value.real, value.imag)
     if kind is range:
-        return markers.range, (value.start, value.stop, value.step)
+        # int(): range keeps a bool or an IntEnum as it is
+        return markers.range, (int(value.start), int(value.stop), int(value.step))
     if kind is slice:
         return markers.slice, (value.start, value.stop, value.step)
     if value is Ellipsis:
@@ -394,8 +397,9 @@ def _reduce(pickler: Any, value: Any) -> Any:
     if kind is bytearray:
         return markers.bytearray, (bytes(value),)
     if value is bytearray and pickler.protocol == 4:
-        # C pickle is about to write a bytearray as a call of its class; see Encoder._assemble.
-        pickler.special = bytearray
+        # C pickle is about to write a bytearray as a call of its class. Or is the class itself in the item? Encoder._assemble looks.
+        pickler.saw_bytearray = True
+        pickler.chunks.append(b"")  # a second chunk, so that the quick way is not taken
         return "bytearray"
     if isinstance(value, pickler.channel_type):
         try:
@@ -424,8 +428,8 @@ def _contents(view: memoryview) -> bytes | memoryview:
 
 def _add_buffer(pickler: Any, view: memoryview) -> int:
     """Have a buffer sent beside the pickle. Returns its index."""
-    pickler.special = pickler.special or True
     pickler.buffers.append(view)
+    pickler.chunks.append(b"")  # a second chunk, so that the quick way is not taken
     return len(pickler.buffers) - 1
 
 
@@ -651,9 +655,13 @@ class Decoder:
         """
         try:
             if code == PICKLE:
-                if type(payload) is bytes and len(payload) <= _SCAN_LIMIT and payload.translate(_HARMLESS) == payload:
+                if type(payload) is not bytes or len(payload) >= LARGE:
+                    return self._load(payload)
+                if len(payload) <= _SCAN_LIMIT and payload.translate(_HARMLESS) == payload:
                     return _loads(payload)
-                return self._load(payload)
+                unpickler = _unpickler(_bytesio(payload))
+                unpickler.table = self._table
+                return unpickler.load()
             if code == INT:
                 return _unpack_int(payload)[0]  # type: ignore[arg-type]
             if code == STR:
@@ -677,11 +685,11 @@ class Decoder:
                 return int.from_bytes(_buffer(payload), "little", signed=True)
             if code == BYTEARRAY:
                 return payload if type(payload) is bytearray else bytearray(_buffer(payload))
-            if code == NONE and not len(_buffer(payload)):
+            if code == NONE and not payload:
                 return None
-            if code == TRUE and not len(_buffer(payload)):
+            if code == TRUE and not payload:
                 return True
-            if code == FALSE and not len(_buffer(payload)):
+            if code == FALSE and not payload:
                 return False
         except LoadError:
             raise
@@ -698,7 +706,7 @@ class Decoder:
             file = payload
             file.seek(0)
         else:
-            file = _Reader(_buffer(payload))
+            file = _reader(_buffer(payload))
         # A new one for every item: C Unpicklers that are used again crash.
         unpickler = _unpickler(file)
         unpickler.table = self._table if table is None else table
@@ -785,14 +793,20 @@ def _first_bytesio(payload: Any) -> Any:
     return _bytesio(payload)
 
 
+def _first_reader(view: memoryview) -> Any:
+    _start_decoding()
+    return _reader(view)
+
+
 _loads: Callable[[Any], Any] = _first_loads
 _unpickler: Callable[[Any], Any] = _first_unpickler
 _bytesio: Callable[[Any], Any] = _first_bytesio
+_reader: Callable[[memoryview], Any] = _first_reader
 
 
 def _start_decoding() -> None:
-    """Put the real things in the places of the three functions above, on the first structured item."""
-    global _loads, _unpickler, _bytesio
+    """Put the real things in the places of the four functions above, on the first structured item."""
+    global _loads, _unpickler, _bytesio, _reader
     from io import BytesIO
 
     pickle = _pickle_module()
@@ -810,9 +824,20 @@ def _start_decoding() -> None:
                     return _constructor(found)
             raise LoadError("not an item: it refers to %.60r %.60r" % (module, name))
 
+    def restricted_loads(payload: bytes) -> Any:
+        unpickler = Restricted(BytesIO(payload))
+        unpickler.table = {}
+        return unpickler.load()
+
     _bytesio = BytesIO
     _unpickler = Restricted
-    _loads = pickle.loads
+    if pickle.__name__ == "_pickle":
+        _loads = pickle.loads
+        _reader = _Reader
+    else:
+        # What is said at _HARMLESS was found in C pickle only; and pickle in Python wants bytes from its file, not views.
+        _loads = restricted_loads
+        _reader = BytesIO
 
 
 def _constructor(function: Callable[..., Any]) -> Any:
