@@ -79,20 +79,22 @@ def tag() -> str:
 
 
 def modules() -> Iterator[tuple[str, ModuleSpec]]:
-    """Every shipped module, packages before what is in them: name in the bundle and import spec."""
+    """Every shipped module, packages before what is in them: name in the bundle and import spec.
+
+    Raises:
+        ImportError: one of ``SHIPPED`` is not there.
+    """
     for package in SHIPPED:
-        spec = importlib.util.find_spec(f"{_ROOT}.{package}")  # imports our own package at most
-        if spec is not None:
-            yield from _below(package, spec)
+        name = f"{_ROOT}.{package}"
+        spec = importlib.util.find_spec(name)  # imports our own package at most
+        if spec is None or spec.origin is None:  # not there, or a folder without modules
+            raise ImportError(f"no {name}, which workers need", name=name)
+        yield from _below(package, spec)
 
 
 def _below(name: str, spec: ModuleSpec) -> Iterator[tuple[str, ModuleSpec]]:
-    if spec.origin is None:
-        return
     yield name, spec
-    if spec.submodule_search_locations is None:
-        return
-    for finder, module, _ in pkgutil.iter_modules(spec.submodule_search_locations):
+    for finder, module, _ in pkgutil.iter_modules(spec.submodule_search_locations or []):
         # Not importlib.util.find_spec, which would import the package.
         found = finder.find_spec(f"{spec.name}.{module}", None)
         if found is not None:
