@@ -6,7 +6,7 @@
 
 Line numbers stay, and so do the columns of everything that stays, so a traceback from a worker fits the original file.
 What this buys: shipped modules are annotated as if for the newest Python and still compile on 3.6, and
-the bundle, which every worker waits for, is half the size.
+the bundle, which every worker waits for, is less than two thirds of the size.
 
 How: the positions in the syntax tree say where things are. Between two neighbouring nodes there is only punctuation,
 white space and comments, never a string, so a search of such a gap for ``->`` or ``:`` is exact. (Running ``tokenize``
