@@ -6,15 +6,19 @@ sent to a reader that takes a thousand a second. In each direction. Afterwards t
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .harness import Bench, Case, Row, Sample, Series
+from .harness import Bench, Case, Row, Sample, Samples, Series
 from .latency import ITEMS
 from .libraries import Library, Party
-from .process import Growth
+from .process import Growth, limit
 from .stream import KINDS
 
 if TYPE_CHECKING:
@@ -63,39 +67,34 @@ def read_slowly(channel) -> None:
         time.sleep(0.001)
 
 
-class Bounded(Case):
-    """One kind of stream in one direction; once."""
+class Stream:
+    """One kind of stream in one direction, from this process; once."""
 
-    warm = False
+    def __init__(self, library: Library, specs: list[str], *, out: bool) -> None:
+        self.out = out
+        self.party = Party(library, *specs)
 
-    def __init__(self, library: Library, specs: tuple[str, ...], *, out: bool) -> None:
-        super().__init__(library.name)
-        self.library, self.specs, self.out = library, specs, out
-        self.party: Party | None = None
+    def run(self) -> Sample:
+        """Place -> growth in MiB."""
+        return self._out() if self.out else self._back()
 
-    def open(self) -> None:
-        self.party = Party(self.library, *self.specs)
+    def _out(self) -> Sample:
+        raise NotImplementedError
+
+    def _back(self) -> Sample:
+        raise NotImplementedError
 
     def growth(self) -> Growth:
-        assert self.party is not None
         names = ["hop", "worker"][-len(self.party.workers) :]
-        return Growth(controller=os.getpid(), **dict(zip(names, self.party.workers, strict=False)))
-
-    def close(self) -> None:
-        if self.party is not None:
-            self.party.close()
+        return Growth(controller=os.getpid(), **dict(zip(names, self.party.workers, strict=True)))
 
 
-class Unread(Bounded):
+class Unread(Stream):
     """Large items that nobody reads, for a while."""
 
     count, size = 300, 1 << 20
 
-    def run(self) -> Sample:
-        return self._out() if self.out else self._back()
-
     def _back(self) -> Sample:
-        assert self.party is not None
         channel = self.party.exec(give_stream, count=self.count, size=self.size)
         assert channel.receive() == "ready"
         growth = self.growth()
@@ -107,7 +106,6 @@ class Unread(Bounded):
         return highest
 
     def _out(self) -> Sample:
-        assert self.party is not None
         channel, control = self.party.exec(take_stream), self.party.gateway.newchannel()
         channel.send(control)
         assert control.receive() == "ready"
@@ -122,18 +120,14 @@ class Unread(Bounded):
         return highest
 
 
-class Flood(Bounded):
+class Flood(Stream):
     """Small items, faster than they are read."""
 
-    def __init__(self, library: Library, specs: tuple[str, ...], item: object, seconds: float, *, out: bool) -> None:
+    def __init__(self, library: Library, specs: list[str], item: object, seconds: float, *, out: bool) -> None:
         super().__init__(library, specs, out=out)
         self.item, self.seconds = item, seconds
 
-    def run(self) -> Sample:
-        return self._out() if self.out else self._back()
-
     def _back(self) -> Sample:
-        assert self.party is not None
         channel = self.party.exec(flood, item=self.item, seconds=self.seconds)
         assert channel.receive() == "ready"
         growth = self.growth()
@@ -145,7 +139,6 @@ class Flood(Bounded):
         return growth.highest()
 
     def _out(self) -> Sample:
-        assert self.party is not None
         channel = self.party.exec(read_slowly)
         assert channel.receive() == "ready"
         growth = self.growth()
@@ -174,24 +167,59 @@ def in_background(function: Callable[[], Any]) -> threading.Thread:
     return thread
 
 
+class Apart(Case):
+    """A stream in a controller of its own: memory that this one has free already would hide the growth."""
+
+    warm = False
+
+    def __init__(self, library: Library, **job: Any) -> None:
+        super().__init__(library.name)
+        self.job = {"library": library.name, **job}
+
+    def run(self) -> Sample:
+        command = [sys.executable, "-m", "benchmarks.bounded", json.dumps(self.job)]
+        path = os.pathsep.join(entry for entry in sys.path if entry)
+        root = Path(__file__).resolve().parent.parent
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, cwd=root, env={**os.environ, "PYTHONPATH": path}
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip()[-2000:] or f"exit status {done.returncode}")
+        sample: Sample = json.loads(done.stdout)
+        return sample
+
+
+def main(library: str, specs: list[str], single: str | None, seconds: float, *, out: bool) -> None:
+    """The controller of `Apart`. ``single``: the item to flood with; none for the stream that nobody reads."""
+    with limit(50):
+        module = Library(library)
+        stream = Flood(module, specs, ITEMS[single], seconds, out=out) if single else Unread(module, specs, out=out)
+        try:
+            print(json.dumps(stream.run()))
+        finally:
+            stream.party.close()
+
+
 def run(bench: Bench) -> list[Row]:
     """All of them, over popen and over popen via popen."""
     rows = []
     seconds = bench.pick(5, 1)
-    for path, specs in (("popen", ("popen",)), ("via", ("popen//id=hop", "popen//via=hop"))):
+
+    def race(what: str, **job: Any) -> None:
+        rows.append(_row(what, bench.interleave(what, [Apart(lib, **job) for lib in bench.libraries], 1)))
+
+    for path, specs in (("popen", ["popen"]), ("via", ["popen//id=hop", "popen//via=hop"])):
         for out in (True, False):
             way = "to the worker" if out else "from the worker"
-            rows += _rows(bench, f"300 MiB unread, {way}, {path}", [Unread(x, specs, out=out) for x in bench.libraries])
+            job = {"specs": specs, "seconds": seconds, "out": out}
+            race(f"300 MiB unread, {way}, {path}", single=None, **job)
             for kind, (single, _) in KINDS.items():
-                if kind != "ints" and (path == "via" or bench.quick):
-                    continue
-                cases = [Flood(x, specs, ITEMS[single], seconds, out=out) for x in bench.libraries]
-                rows += _rows(bench, f"{seconds} s of {kind} to a slow reader, {way}, {path}", cases)
+                if kind == "ints" or not (path == "via" or bench.quick):
+                    race(f"{seconds} s of {kind} to a slow reader, {way}, {path}", single=single, **job)
     return rows
 
 
-def _rows(bench: Bench, what: str, cases: list[Any]) -> list[Row]:
-    samples = bench.interleave(what, cases, 1)
+def _row(what: str, samples: Samples) -> Row:
     places = ["controller", "hop", "worker"]
     highest = {
         name: Series({n: max(sample.values()) for n, sample in taken.items()}) for name, taken in samples.taken.items()
@@ -200,4 +228,8 @@ def _rows(bench: Bench, what: str, cases: list[Any]) -> list[Row]:
     for name, taken in samples.taken.items():
         sample = taken[0]
         row.note(f"{name}: " + ", ".join(f"{place} {sample[place]:.1f}" for place in places if place in sample))
-    return [row]
+    return row
+
+
+if __name__ == "__main__":
+    main(**json.loads(sys.argv[1]))

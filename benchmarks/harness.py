@@ -208,9 +208,10 @@ class Bench:
 
     def failed(self, what: str, who: str, error: BaseException) -> None:
         """Keep what went wrong; the run goes on without that contender."""
-        text = f"{what}: {who}: {type(error).__name__}: {str(error).strip() or '(no message)'}"
-        self.failures.append(text)
-        self.log("FAILED " + text)
+        said = str(error).strip().splitlines() or ["(no message)"]
+        text = f"{what}: {who}: {type(error).__name__}: "
+        self.failures.append(text + said[-1][:300])
+        self.log("FAILED " + text + "\n  ".join(said))
         frames = traceback.extract_tb(error.__traceback__)[-4:]
         self.log("".join(traceback.format_list(frames)).rstrip())
 
