@@ -71,7 +71,7 @@ def guard(pid, config, link_r, link_w, pet_r, stdout_r, dump_r):
     silence = config["heartbeat"] * 3
     petted = monotonic()
     dump = b""
-    dumped = False
+    dumped = can_dump = False
     while True:
         if ended(pid):
             break
@@ -86,7 +86,10 @@ def guard(pid, config, link_r, link_w, pet_r, stdout_r, dump_r):
                 os.read(wake_r, 512)
             elif fd == pet_r:
                 petted = monotonic()
-                if not os.read(pet_r, 512):
+                data = os.read(pet_r, 512)
+                if b"d" in data:
+                    can_dump = True  # faulthandler answers the signal; without it, the signal would kill
+                if not data:
                     poll.unregister(pet_r)  # the worker closed it: it is ending
             elif fd == dump_r:
                 data = os.read(dump_r, 65536)
@@ -107,7 +110,7 @@ def guard(pid, config, link_r, link_w, pet_r, stdout_r, dump_r):
             except OSError:
                 now = 0
             if now and now == unread:
-                if not dumped and config["dump_signal"]:
+                if not dumped and can_dump:
                     os.kill(pid, config["dump_signal"])
                 dumped = True
             else:

@@ -13,7 +13,7 @@ from _weakref import ref
 
 from ..protocol.connection import ChannelState, can_send
 from ..protocol.errors import ChannelClosed, GatewayLost, RemoteError, TimeoutError
-from ..protocol.codec import BYTEARRAY, PICKLE_BUFFERS
+from ..protocol.codec import WRITABLE
 from ..protocol.frames import INLINE_MAX
 from ..protocol.state import CLOSED, CLOSING
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from .link import Link
 
 
-WRITABLE = (BYTEARRAY, PICKLE_BUFFERS)
+# What a sink gets in the place of a stream's code when no more bytes come.
+ENDED = 255
 
 
 class _NoEndmarker:
@@ -55,6 +56,7 @@ class ChannelCore(ChannelState):
         "on_credit",
         "receivers",
         "senders",
+        "service",
         "sink",
     )
 
@@ -73,6 +75,7 @@ class ChannelCore(ChannelState):
         self.sink: Any = None  # takes RAW bytes: sink(core, code, data)
         self.on_credit: Callable[[], None] | None = None
         self.handle_ref: Any = None
+        self.service: Any = None  # keeps the handle of a channel that no program holds
         self.dropped = False
 
     def handle(self) -> Channel:
@@ -127,6 +130,8 @@ class ChannelCore(ChannelState):
                 self.state = CLOSED
             if self.callback is not None:
                 self.link.dispatcher.submit(self)
+            if self.sink is not None:
+                self.link.defer(self.sink, self, ENDED, b"")
         elif both:
             self.state = CLOSED
             if isinstance(self.ended, EOFError) and not isinstance(self.ended, GatewayLost) and error is not None:

@@ -670,7 +670,7 @@ class Link:
             elif kind == RAW:
                 sink = core.sink
                 if sink is not None:
-                    deferred.append(_Call3(sink, core, code, payload))
+                    deferred.append(_Call(sink, core, code, payload))
                 else:
                     core.consumed += len(payload)
                     self.connection.grant(core)
@@ -687,7 +687,7 @@ class Link:
             else:
                 if kind == HELLO:
                     self.set_pickle_protocol(int(payload.get("pickle", 4)))
-                deferred.append(_Call4(self.owner.link_event, self, kind, core, code, payload))
+                deferred.append(_Call(self.owner.link_event, self, kind, core, code, payload))
 
     def _after_feed(self) -> None:
         """Without the lock: act on the events, send what they caused."""
@@ -700,6 +700,10 @@ class Link:
             self.close_dropped()
         if self.out:
             self.flush()
+
+    def defer(self, function: Any, *args: Any) -> None:
+        """Under the lock: have this called when the lock is free."""
+        self._deferred.append(_Call(function, *args))
 
     def close_dropped(self) -> None:
         """Close the channels whose handles were garbage collected."""
@@ -787,6 +791,13 @@ class Link:
                 self.connection.grant(core)
         if self.out:
             self.flush()
+
+    def consumed(self, core: ChannelCore, count: int) -> None:
+        """Bytes of a RAW channel have been dealt with."""
+        with self.lock:
+            core.consumed += count
+            if self.closed is None:
+                self.connection.grant(core)
 
     def _hand_over(self) -> None:
         """What was read is not for the leader alone. The main thread, which a signal may interrupt anywhere, leaves it to the
@@ -878,20 +889,7 @@ class _CloseError:
         return decode_error(self.link.decode, self.code, self.payload)
 
 
-class _Call3:
-    __slots__ = ("a", "b", "c", "function")
-
-    def __init__(self, function: Any, a: Any, b: Any, c: Any) -> None:
-        self.function = function
-        self.a = a
-        self.b = b
-        self.c = c
-
-    def __call__(self) -> None:
-        self.function(self.a, self.b, self.c)
-
-
-class _Call4:
+class _Call:
     __slots__ = ("args", "function")
 
     def __init__(self, function: Any, *args: Any) -> None:

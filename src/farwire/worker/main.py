@@ -264,7 +264,7 @@ class Worker:
 def main(config: dict[str, Any], link_r: int, link_w: int, stdout_r: int, pet_w: int, dump_w: int) -> None:
     """Called by the loader, in the main thread."""
     remember_main_thread(get_ident())
-    _set_up_faulthandler(config, dump_w)
+    _set_up_faulthandler(config, dump_w, pet_w)
     sys.argv[:] = ["-c"]
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
@@ -281,7 +281,7 @@ def main(config: dict[str, Any], link_r: int, link_w: int, stdout_r: int, pet_w:
     worker.run()
 
 
-def _set_up_faulthandler(config: dict[str, Any], dump_w: int) -> None:
+def _set_up_faulthandler(config: dict[str, Any], dump_w: int, pet_w: int) -> None:
     """A crash writes its stacks to stderr; the guard's signal writes them to the guard, without the interpreter lock."""
     import faulthandler
 
@@ -289,5 +289,6 @@ def _set_up_faulthandler(config: dict[str, Any], dump_w: int) -> None:
         faulthandler.enable(2)
         if config["dump_signal"] and dump_w >= 0:
             faulthandler.register(config["dump_signal"], dump_w, all_threads=True, chain=False)
+            os.write(pet_w, b"d")
     except (AttributeError, OSError, ValueError, RuntimeError):  # PyPy lacks register; fd 2 may be closed
         pass

@@ -1,0 +1,776 @@
+"""The controller's handle to one worker: start, tasks, questions, death, end.
+
+States: starting -> live -> closed, and only forward. ``_lock`` guards the state and the waiters; it is never held across I/O. The
+reactor's thread moves the state when the hello comes, when the link ends, when the start takes too long; whoever waits is woken by
+``_closed`` or ``_ready`` events.
+
+When the link ends, the reason is worth more than the fact: the guard's report on stderr, the exit status, the last of stderr. So the
+end waits for stderr and the process (``REPORT_TIME`` at most) before anybody is told.
+"""
+
+from __future__ import annotations
+
+import os
+import signal as _signal
+
+import threading
+import weakref
+from time import monotonic
+
+from .errors import GatewayLost, StartError, TimeoutError
+from .protocol.frames import (
+    EXEC,
+    GOODBYE,
+    HELLO,
+    INFO,
+    PING,
+    PONG,
+    REPLY,
+    REQUEST,
+    SIGNAL,
+    STACKS,
+    STATUS,
+    STDOUT,
+    TASK_CALL,
+    TASK_EXEC,
+    VERSION,
+    frame,
+    marker,
+)
+from .runtime.channel import ENDED, Channel
+from .runtime.link import Link
+from .runtime.reactor import POLLIN, Reactor
+from .runtime.threads import remember_main_thread
+from .source import make_task
+from .supervisor import describe_status, describe_wait_status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import ModuleType, TracebackType
+    from typing import Any, Callable
+
+    from .group import Group
+    from .output import Output, OutputPump
+    from .transports.base import Boot, Started
+    from .xspec import XSpec
+
+START_TIMEOUT = 30.0
+EXIT_TIMEOUT = 3.0
+REPORT_TIME = 2.0
+NOISE_SHOWN = 4096
+STDERR_KEPT = 8192
+
+_reactor: Reactor | None = None
+_pump: OutputPump | None = None
+_gateways: weakref.WeakSet[Gateway] = weakref.WeakSet()
+_process_lock = threading.Lock()
+
+
+def the_reactor() -> Reactor:
+    """The process's background thread for all gateways, started with the first."""
+    global _reactor
+    with _process_lock:
+        if _reactor is None or _reactor.stopped:
+            remember_main_thread(threading.main_thread().ident or 0)
+            _reactor = Reactor("farwire-reactor")
+            _reactor.start()
+        return _reactor
+
+
+def the_pump() -> OutputPump:
+    """The process's output thread."""
+    global _pump
+    with _process_lock:
+        if _pump is None:
+            from .output import OutputPump
+
+            _pump = OutputPump()
+        return _pump
+
+
+def stop_threads(timeout: float) -> None:
+    """At the end of the process: write the last output, end both threads."""
+    if _pump is not None:
+        _pump.stop(timeout)
+    reactor = _reactor
+    if reactor is not None and not reactor.stopped:
+        reactor.stop()
+
+
+def _after_fork() -> None:
+    """In a forked child the gateways belong to the parent: let go of descriptors without a word to the workers."""
+    global _reactor, _pump, _process_lock
+    _process_lock = threading.Lock()
+    for gateway in list(_gateways):
+        gateway._abandon()
+    _gateways.clear()
+    if _reactor is not None and not _reactor.stopped:
+        _reactor.abandon()
+    _reactor = _pump = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class RInfo:
+    """Answers of a worker, as attributes."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.__dict__.update(kwargs)
+
+    def __repr__(self) -> str:
+        return "<RInfo %s>" % ", ".join(f"{key}={value!r}" for key, value in sorted(self.__dict__.items()))
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"the worker's answer has no {name!r}")
+
+
+class Gateway:
+    """One worker. Made by ``makegateway``.
+
+    Attributes:
+        id: its name in the group.
+        spec: the ``XSpec`` it was made from.
+        group: the group it belongs to.
+        remoteaddress: host or address, for transports that have one.
+    """
+
+    def __init__(self, spec: XSpec, group: Group, boot: Boot, started: Started, output: Output) -> None:
+        self.id: str = boot.id
+        self.spec = spec
+        self.group = group
+        if started.address:
+            self.remoteaddress = started.address
+        self._started = started
+        self._boot = boot
+        self._process = started.process
+        self._output = output
+        self._lock = threading.Lock()
+        self._state = "starting"
+        self._ready = threading.Event()
+        self._closed = threading.Event()
+        self._error: BaseException | None = None
+        self._leaving = False
+        self._ending = False
+        self._hello: dict[str, str] = {}
+        self._stderr_tail = b""
+        self._stderr_open = False
+        self._worker_status: int | None = None
+        self._stacks = b""
+        self._stacks_event = threading.Event()
+        self._stdout_rest = b""
+        self._requests: dict[int, Any] = {}
+        self._next_request = 1
+        self._info: RInfo | None = None
+        self._pongs = 0
+        self._start_timer: Any = None
+        self._reactor = the_reactor()
+        self._link = Link(
+            self._reactor,
+            started.stream,
+            True,
+            self,
+            self,
+            5 if started.same_python else 4,
+            boot.window,
+            boot.window,
+            started.parent,
+        )
+        self._marks = _GuardReports(boot.nonce, self._guard_report)
+        self._stderr_backlog = 0
+        self._stderr_waits = False
+        _gateways.add(self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} id={self.id} {self._state} {str(self.spec)!r}>"
+
+    def __enter__(self) -> Gateway:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.exit()
+
+    # -- start --------------------------------------------------------------------------------------------------
+
+    def _open(self, timeout: float | None) -> None:
+        """Send everything; the answer comes to ``link_event``."""
+        link = self._link
+        link.expect_marker(marker(self._boot.nonce))
+        if self.spec.stdio != "none":
+            self._output_pump()  # at the end of the interpreter no thread can be started any more
+        hello = f"version={VERSION}\nwindow={self._boot.window}\npickle=5".encode()
+        link.connection.control.sink = self._stdout
+        started = self._started
+        if started.parent is None:
+            link.write_first([*started.first, frame(HELLO, 0, hello)])
+            link.start()
+            self._stderr_open = started.stderr_fd >= 0
+            if self._stderr_open:
+                os.set_blocking(started.stderr_fd, False)
+                self._reactor.call(self._register_stderr)
+        else:
+            core = started.stream.core
+            core.sink = self._relayed
+            self._stderr_open = True
+            started.stderr_core.sink = self._relayed_stderr
+            link.write_first([*started.first, frame(HELLO, 0, hello)])
+        seconds = START_TIMEOUT if timeout is None else timeout
+
+        def arm() -> None:
+            self._start_timer = self._reactor.later(seconds, lambda: self._start_timed_out(seconds))
+
+        self._reactor.call(arm)
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Wait until the worker has said its hello.
+
+        Raises:
+            StartError: it did not start; the subclass says why.
+            TimeoutError: not known yet.
+        """
+        if not self._ready.wait(timeout):
+            raise TimeoutError(f"gateway {self.id}: not started within {timeout} seconds")
+        if self._state == "closed" and isinstance(self._error, StartError):
+            raise self._link.lost()
+
+    def _start_timed_out(self, seconds: float) -> None:
+        if self._state == "starting" and not self._ending:
+            from .starting import timeout_error
+
+            self._fail(timeout_error(self._what_is_known(), seconds, self._started.first))
+
+    def _what_is_known(self) -> dict[str, Any]:
+        status = ""
+        if self._worker_status is not None:
+            status = describe_wait_status(self._worker_status)
+        else:
+            code = self._process.poll()
+            if code is not None and self._started.parent is None:
+                status = describe_status(code)
+        return {
+            "gateway_id": self.id,
+            "command": self._started.command,
+            "status": status,
+            "stderr": self._stderr_tail.decode("utf-8", "replace"),
+            "noise": self._link.noise[-NOISE_SHOWN:].decode("latin-1"),
+        }
+
+    # -- called by the link (see Link) --------------------------------------------------------------------------
+
+    def link_event(self, link: Link, kind: int, id: Any, code: int, payload: Any) -> None:
+        """A frame about the worker as a whole."""
+        if kind == HELLO:
+            self._hello = payload
+            with self._lock:
+                if self._state == "starting":
+                    self._state = "live"
+            if self._started.parent is None and isinstance(getattr(self._process, "popen", None), object):
+                pid = payload.get("pid", "")
+                if not hasattr(self, "remoteaddress") and self.spec.transport == "popen" and pid.isdigit():
+                    self._process.worker_pid = int(pid)
+            if self._start_timer is not None:
+                self._start_timer.cancel()
+            self._ready.set()
+            if self._boot.heartbeat:
+                self._reactor.call(self._ping)
+        elif kind == REPLY:
+            waiter = self._requests.pop(id, None)
+            if waiter is not None:
+                waiter.answer = (code, payload)
+                waiter.event.set()
+        elif kind == PONG:
+            self._pongs += 1
+
+    def link_noise(self, link: Link) -> None:
+        """Bytes that are not a hello: keep the last of them; notice an echo."""
+        noise = link.noise
+        if len(noise) > 1 << 20:
+            link.noise = noise[-65536:]
+        if len(noise) >= 64:
+            from .starting import echoes, start_error
+
+            if echoes(noise[-65536:].decode("latin-1"), self._started.first):
+                error = start_error(self._what_is_known(), self._started.first)
+                self._reactor.call(lambda: self._fail(error))
+
+    def link_ended(self, link: Link, error: BaseException) -> None:
+        """No more bytes come. Called by whoever reads."""
+        with self._lock:
+            if self._ending:
+                return
+            self._ending = True
+        deadline = monotonic() + REPORT_TIME
+        self._reactor.call(self._stop_reading)
+        self._reactor.call(lambda: self._await_report(error, deadline, 0.001))
+
+    def _stop_reading(self) -> None:
+        if self._link.parent is None:
+            self._reactor.unregister(self._link.stream.read_fd)
+
+    def _await_report(self, error: BaseException, deadline: float, delay: float) -> None:
+        """Wait for the end of stderr and of the process, then tell everybody."""
+        gone = self._process.poll() is not None
+        if (self._stderr_open or not gone) and monotonic() < deadline:
+            if not self._leaving or gone or delay < 0.2:
+                self._reactor.later(delay, lambda: self._await_report(error, deadline, min(delay * 2, 0.05)))
+                return
+        if self._state == "starting":
+            from .starting import start_error
+
+            self._fail(start_error(self._what_is_known(), self._started.first))
+        elif isinstance(error, GatewayLost):
+            self._fail(GatewayLost(self._obituary()))
+        else:
+            self._fail(error)
+
+    def _obituary(self) -> str:
+        """How the worker ended."""
+        text = f"gateway {self.id}: "
+        if self._worker_status is not None:
+            text += f"the worker ended: {describe_wait_status(self._worker_status)}"
+        else:
+            code = self._process.poll()
+            if code is not None and self._started.parent is None:
+                text += f"the link closed; {self._started.command.split()[0]} ended with {describe_status(code)}"
+            else:
+                text += "the link to the worker closed"
+        if self._worker_status is not None and os.WIFSIGNALED(self._worker_status):
+            if os.WTERMSIG(self._worker_status) == _signal.SIGKILL and not self._leaving:
+                text += " (by somebody, or by the kernel for lack of memory)"
+        tail = self._stderr_tail.decode("utf-8", "replace").strip()
+        if tail:
+            text += "\n  last of its stderr:\n    " + tail.replace("\n", "\n    ")
+        return text
+
+    def link_closed(self, link: Link, error: BaseException) -> None:
+        """The link has told its channels; called in the reactor's thread."""
+
+    def _fail(self, error: BaseException) -> None:
+        """In the reactor's thread: the gateway is closed for this reason."""
+        with self._lock:
+            if self._state == "closed":
+                return
+            self._state = "closed"
+            self._ending = True
+            self._error = error
+        if self._start_timer is not None:
+            self._start_timer.cancel()
+        self._link.fail(error)
+        for waiter in list(self._requests.values()):
+            waiter.event.set()
+        if self._stdout_rest:
+            self._emit("stdout", self._stdout_rest)
+            self._stdout_rest = b""
+        self._close_stderr()
+        self._link.close_stream()
+        self._process_end(monotonic() + 1.0)
+
+    def _process_end(self, deadline: float) -> None:
+        """Reap the process; one that does not go by itself, now that its link is closed, is killed."""
+        if self._process.poll() is None:
+            if monotonic() > deadline:
+                self._process.kill()
+            self._reactor.later(0.01, lambda: self._process_end(deadline))
+            return
+        self.group._gone(self)
+        self._ready.set()
+        self._closed.set()
+
+    def _ping(self) -> None:
+        """Three missed answers are no death: user code may hold the worker's lock. But the worker counts ours."""
+        if self._state == "live" and not self._ending:
+            self._link.send_frame(PING)
+            self._reactor.later(self._boot.heartbeat, self._ping)
+
+    # -- output -------------------------------------------------------------------------------------------------
+
+    def _output_pump(self) -> OutputPump:
+        pump = the_pump()
+        pump.start_early()
+        return pump
+
+    def _emit(self, stream: str, data: bytes, done: Callable[[], None] | None = None) -> None:
+        if self.spec.stdio == "none":
+            if done is not None:
+                done()
+            return
+        output = self._output
+        if self.spec.stdio == "inherit" and output is None:
+            output = _write_inherited
+        the_pump().put(output, self.id, stream, data, done)
+
+    def _stdout(self, core: Any, code: int, data: bytes) -> None:
+        """A RAW frame on channel 0; its credit goes back when it is written."""
+        if code == ENDED:
+            return
+        link = self._link
+        size = len(data)
+
+        def done() -> None:
+            with link.lock:
+                core.consumed += size
+                if link.closed is None:
+                    link.connection.grant(core)
+            if link.out:
+                link.flush()
+
+        self._emit("stdout" if code == STDOUT else "stderr", data, done)
+
+    def _register_stderr(self) -> None:
+        if self._stderr_open:
+            self._reactor.register(self._started.stderr_fd, self._stderr_readable, POLLIN)
+
+    def _stderr_readable(self, events: int) -> None:
+        from .output import BACKLOG
+
+        if self._stderr_backlog > BACKLOG and not self._ending:
+            self._stderr_waits = True
+            self._reactor.unregister(self._started.stderr_fd)
+            return
+        try:
+            data = os.read(self._started.stderr_fd, 65536)
+        except BlockingIOError:
+            return
+        except OSError:  # a connection that was reset
+            data = b""
+        if data:
+            self._stderr_data(self._marks.feed(data))
+        else:
+            self._stderr_data(self._marks.flush())
+            self._close_stderr()
+
+    def _stderr_data(self, data: bytes) -> None:
+        if not data:
+            return
+        self._stderr_tail = (self._stderr_tail + data)[-STDERR_KEPT:]
+        if self._state == "starting":
+            return  # it becomes part of the error, or is shown when the worker lives
+        size = len(data)
+        self._stderr_backlog += size
+
+        def done() -> None:
+            self._stderr_backlog -= size
+            if self._stderr_waits:
+                self._stderr_waits = False
+                self._reactor.call(self._register_stderr)
+
+        self._emit("stderr", data, done)
+
+    def _close_stderr(self) -> None:
+        if self._stderr_open:
+            self._stderr_open = False
+            if self._started.stderr_fd >= 0:
+                self._reactor.unregister(self._started.stderr_fd)
+                os.close(self._started.stderr_fd)
+
+    def _relayed(self, core: Any, code: int, data: bytes) -> None:
+        """Bytes of the link, through another gateway."""
+        if code == ENDED:
+            ended = core.ended
+            if hasattr(ended, "decode"):
+                error = ended.decode()
+                self._stderr_tail += f"{error.typename}: {error.message}".encode()
+            self._link.end_of_stream(None)
+            return
+        self._link.feed(data)
+        self._link.parent.consumed(core, len(data))  # type: ignore[union-attr]
+
+    def _relayed_stderr(self, core: Any, code: int, data: bytes) -> None:
+        if code == ENDED:
+            self._stderr_data(self._marks.flush())
+            self._stderr_open = False
+            return
+        parent = self._link.parent
+        assert parent is not None
+        parent.consumed(core, len(data))
+        if code == 2:
+            self._process.returncode = int(data)  # type: ignore[attr-defined]
+        else:
+            self._stderr_data(self._marks.feed(data))
+
+    def _guard_report(self, kind: bytes, data: bytes) -> None:
+        """The guard's words on stderr (see ``bootstrap/loader.py``)."""
+        if kind == b"X":
+            self._worker_status = int(data)
+        elif kind == b"O":
+            self._stdout_rest += data
+        elif kind == b"S":
+            self._stacks = data
+            self._stacks_event.set()
+
+    # -- what programs call -------------------------------------------------------------------------------------
+
+    def remote_exec(self, source: str | ModuleType | Callable[..., object], **kwargs: Any) -> Channel:
+        """Run code in the worker and return a channel to it.
+
+        The code finds the other end of the channel as the global ``channel``. The first task of a worker runs in its main thread.
+        When it ends, the channel closes; when it raises, whoever receives gets a ``RemoteError``.
+
+        Args:
+            source: a text; a function, called as ``function(channel, **kwargs)``, which must carry all it needs; or a module.
+            kwargs: for a function, values that a channel can carry.
+
+        Raises:
+            SourceError: the function cannot run elsewhere; says which names it lacks.
+            TypeError: ``source`` is something else, or ``kwargs`` do not fit.
+            DumpError: a value in ``kwargs`` cannot be sent.
+            GatewayLost: the worker is gone.
+        """
+        from .worker_task import pack_task
+
+        task = make_task(source, kwargs)
+        link = self._link
+        payload = pack_task(task, link.encode)
+        with link.lock:
+            if link.closed is not None:
+                raise link.lost()
+            core = link.connection.open()
+            channel: Channel = core.handle()
+            link.connection.send(EXEC, core.id, payload, TASK_CALL if task.kind == "call" else TASK_EXEC)
+        link.flush()
+        return channel
+
+    def newchannel(self) -> Channel:
+        """A channel that the worker gets by being sent it.
+
+        Raises:
+            GatewayLost: the worker is gone.
+        """
+        link = self._link
+        with link.lock:
+            if link.closed is not None:
+                raise link.lost()
+            channel: Channel = link.connection.open().handle()
+            return channel
+
+    def _ask(self, what: int, timeout: float | None) -> Any:
+        waiter = _Waiter()
+        link = self._link
+        with self._lock:
+            number = self._next_request
+            self._next_request += 1
+            self._requests[number] = waiter
+        if link.closed is not None:
+            self._requests.pop(number, None)
+            raise link.lost()
+        link.send_frame(REQUEST, number, b"", what)
+        link.ensure_read()
+        if not waiter.event.wait(timeout):
+            self._requests.pop(number, None)
+            raise TimeoutError(
+                f"gateway {self.id}: no answer within {timeout} seconds; "
+                "the worker is stopped, or a C call holds its interpreter lock"
+            )
+        if waiter.answer is None:
+            raise link.lost() if link.closed is not None else GatewayLost(f"gateway {self.id} is closed")
+        return link.decode(*waiter.answer)
+
+    def status(self, timeout: float | None = 5.0) -> RInfo:
+        """What goes on in the worker, answered also while its main thread is busy.
+
+        Returns:
+            An object with ``state`` ("live", "unresponsive" when no answer came in time, "closed"), ``numchannels``,
+            ``numexecuting``, ``numqueued``, ``execmodel`` (None when not known).
+        """
+        try:
+            return RInfo(state="live", **self._ask(STATUS, timeout))
+        except TimeoutError:
+            state = "unresponsive"
+        except GatewayLost:
+            state = "closed"
+        return RInfo(
+            state=state, numchannels=None, numexecuting=None, numqueued=None, execmodel=self.spec.execmodel or "thread"
+        )
+
+    remote_status = status
+
+    def info(self, timeout: float | None = 10.0) -> RInfo:
+        """What the worker is: ``executable, version_info, implementation, platform, cwd, pid``.
+
+        Raises:
+            TimeoutError: no answer in time.
+            GatewayLost: the worker is gone.
+        """
+        return RInfo(**self._ask(INFO, timeout))
+
+    def _rinfo(self, update: bool = False) -> RInfo:
+        """``info()``, asked once; the ancestor's name."""
+        if update or self._info is None:
+            self._info = self.info()
+        return self._info
+
+    def stacks(self, timeout: float | None = 5.0) -> str:
+        """The stacks of all threads of the worker, as text.
+
+        While user code holds the interpreter lock (a long C call), they come from faulthandler, after about two seconds.
+
+        Raises:
+            TimeoutError: neither way gave an answer in time; the process is stopped, or has no faulthandler.
+            GatewayLost: the worker is gone.
+        """
+        self._stacks_event.clear()
+        deadline = None if timeout is None else monotonic() + timeout
+        try:
+            answer: str = self._ask(STACKS, 0.5 if timeout is None else min(0.5, timeout))
+            return answer
+        except TimeoutError:
+            left = None if deadline is None else max(0.0, deadline - monotonic())
+            if self._stacks_event.wait(left) or self._stacks:
+                return self._stacks.decode("utf-8", "replace")
+            raise TimeoutError(f"gateway {self.id}: no stacks within {timeout} seconds; is the process stopped?") from None
+
+    def signal(self, signum: int = _signal.SIGINT) -> None:
+        """Send a signal to the worker; SIGINT raises KeyboardInterrupt in its main thread.
+
+        Raises:
+            GatewayLost: the worker is gone.
+        """
+        if self._link.closed is not None:
+            raise self._link.lost()
+        self._link.send_frame(SIGNAL, 0, b"", int(signum))
+
+    def hasreceiver(self) -> bool:
+        """Whether the gateway can still receive."""
+        return self._state != "closed" and not self._ending
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the worker is gone, for whatever reason.
+
+        Raises:
+            TimeoutError: it is not.
+        """
+        if not self._closed.wait(timeout):
+            raise TimeoutError(f"gateway {self.id}: still there after {timeout} seconds")
+
+    def exit(self, timeout: float | None = None) -> None:
+        """End the worker and everything it started, and wait for it.
+
+        Asks, then sends SIGTERM, then kills, within ``timeout`` seconds (3 by default). Calling it again does nothing.
+        Output that the worker wrote before is still delivered.
+        """
+        exit_gateways([self], EXIT_TIMEOUT if timeout is None else timeout)
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    def _goodbye(self) -> None:
+        self._leaving = True
+        if self._state == "starting":
+            self._reactor.call(lambda: self._fail(GatewayLost(f"gateway {self.id} was closed while it started")))
+        else:
+            self._link.send_frame(GOODBYE)
+            self._link.ensure_read()
+
+    def _terminate(self) -> None:
+        if self._state != "closed":
+            self._process.terminate()
+            if not self._process.worker_pid:
+                self._link.send_frame(SIGNAL, 0, b"", _signal.SIGTERM)
+
+    def _kill(self) -> None:
+        def kill() -> None:
+            self._process.kill()
+            self._fail(GatewayLost(f"gateway {self.id} was closed; the worker did not end by itself and was killed"))
+
+        self._reactor.call(kill)
+
+    def _abandon(self) -> None:
+        self._state = "closed"
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._ready = threading.Event()
+        self._closed.set()
+        self._ready.set()
+        self._link.abandon()
+        if self._stderr_open and self._started.stderr_fd >= 0:
+            self._stderr_open = False
+            os.close(self._started.stderr_fd)
+
+
+class _Waiter:
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.answer: tuple[int, bytes] | None = None
+
+
+def exit_gateways(gateways: Iterable[Gateway], timeout: float) -> None:
+    """End several workers under one deadline: those opened through others first, then ask all, terminate all, kill all."""
+    deadline = monotonic() + timeout
+    layers: dict[int, list[Gateway]] = {}
+    for gateway in gateways:
+        layers.setdefault(len(gateway._link._path), []).append(gateway)
+    count = len(layers)
+    for number, depth in enumerate(sorted(layers, reverse=True)):
+        start = monotonic()
+        share = max(0.0, deadline - start) / (count - number)
+        _exit_layer(layers[depth], start, share)
+
+
+def _exit_layer(gateways: list[Gateway], start: float, share: float) -> None:
+    for gateway in gateways:
+        gateway._goodbye()
+    if _wait_all(gateways, start + share * 0.4):
+        return
+    for gateway in gateways:
+        if not gateway._closed.is_set():
+            gateway._terminate()
+    if _wait_all(gateways, start + share * 0.7):
+        return
+    for gateway in gateways:
+        if not gateway._closed.is_set():
+            gateway._kill()
+    # a killed process is gone in milliseconds, whatever it did; the grace is for a machine under load
+    _wait_all(gateways, start + share + 1.0)
+
+
+def _wait_all(gateways: list[Gateway], deadline: float) -> bool:
+    return all(gateway._closed.wait(max(0.0, deadline - monotonic())) for gateway in gateways)
+
+
+class _GuardReports:
+    """Takes the guard's reports out of a worker's stderr. A report: the mark, one byte kind, eight digits size, data."""
+
+    def __init__(self, nonce: str, callback: Callable[[bytes, bytes], None]) -> None:
+        self.mark = b"\0" + nonce.encode() + b":"
+        self.callback = callback
+        self.buffer = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Returns what is not the guard's; what may be the beginning of a report is kept for the next call."""
+        data = self.buffer + data
+        self.buffer = b""
+        out = []
+        while True:
+            at = data.find(b"\0")
+            if at < 0:
+                out.append(data)
+                return b"".join(out)
+            out.append(data[:at])
+            data = data[at:]
+            if not data.startswith(self.mark[: len(data)]):
+                out.append(data[:1])
+                data = data[1:]
+                continue
+            head = len(self.mark) + 9
+            if len(data) < head or len(data) < head + int(data[head - 8 : head]):
+                self.buffer = data
+                return b"".join(out)
+            size = int(data[head - 8 : head])
+            self.callback(data[head - 9 : head - 8], data[head : head + size])
+            data = data[head + size :]
+
+    def flush(self) -> bytes:
+        """The end: what was kept is no report."""
+        rest, self.buffer = self.buffer, b""
+        return rest
+
+
+def _write_inherited(gateway_id: str, stream: str, data: bytes) -> None:
+    fd = 1 if stream == "stdout" else 2
+    while data:
+        data = data[os.write(fd, data) :]
+
+

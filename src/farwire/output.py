@@ -1,0 +1,150 @@
+"""Where the workers' stdout and stderr go.
+
+One thread per process writes them, because the file may block (a pager, a test's capture) and the reactor may not. Each gateway
+may have ``BACKLOG`` bytes on their way here; then its output is not read until some are written, and the worker's ``print`` waits.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from time import monotonic
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Union
+
+    Output = Union[None, str, Callable[[str, str, bytes], object], Any]
+
+BACKLOG = 256 * 1024
+
+
+class OutputPump:
+    """Takes pieces of output from any thread, writes them in order in its own."""
+
+    def __init__(self) -> None:
+        import threading
+
+        self._condition = threading.Condition(threading.Lock())
+        self._queue: deque[tuple[Any, str, str, bytes, Callable[[], None] | None]] = deque()
+        self._thread: threading.Thread | None = None
+        self._busy = False
+        self._midline: tuple[str, str] | None = None
+        self._stopping = False
+
+    def put(self, sink: Output, gateway_id: str, stream: str, data: bytes, done: Callable[[], None] | None) -> None:
+        """Queue ``data``; ``done`` is called when it is written."""
+        import threading
+
+        with self._condition:
+            self._queue.append((sink, gateway_id, stream, data, done))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="farwire-output", daemon=True)
+                self._thread.start()
+            self._condition.notify()
+
+    def start_early(self) -> None:
+        """Start the thread now: none can be started while the interpreter ends."""
+        import threading
+
+        with self._condition:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="farwire-output", daemon=True)
+                self._thread.start()
+
+    def drain(self, timeout: float) -> bool:
+        """Wait until everything queued is written. Returns False when that takes longer."""
+        deadline = monotonic() + timeout
+        with self._condition:
+            while self._queue or self._busy:
+                left = deadline - monotonic()
+                if left <= 0 or not self._condition.wait(left):
+                    return not (self._queue or self._busy)
+        return True
+
+    def stop(self, timeout: float) -> None:
+        """Write what is queued, end the thread."""
+        with self._condition:
+            self._stopping = True
+            thread = self._thread
+            self._condition.notify()
+        if thread is not None:
+            thread.join(timeout)
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                self._busy = False
+                self._condition.notify_all()
+                while not self._queue:
+                    if self._stopping:
+                        return
+                    self._condition.wait()
+                sink, gateway_id, stream, data, done = self._queue.popleft()
+                self._busy = True
+            try:
+                self._write(sink, gateway_id, stream, data)
+            except Exception as exc:
+                # The sink is user code or a closed file: the worker's output is lost, which is said once per piece on the
+                # last resort; raising here would end everybody's output.
+                _last_resort(f"farwire: output of {gateway_id} cannot be written: {exc!r}\n")
+            if done is not None:
+                done()
+
+    def _write(self, sink: Output, gateway_id: str, stream: str, data: bytes) -> None:
+        if callable(sink):
+            sink(gateway_id, stream, data)
+        elif sink is None or sink == "forward":
+            file = sys.stdout if stream == "stdout" else sys.stderr
+            if file is not None:
+                self._write_tagged(file, gateway_id, stream, data)
+        elif hasattr(sink, "write"):
+            self._write_file(sink, data)
+
+    def _write_tagged(self, file: Any, gateway_id: str, stream: str, data: bytes) -> None:
+        tag = f"[{gateway_id}] ".encode()
+        pieces = data.split(b"\n")
+        out = []
+        if self._midline is not None and self._midline != (gateway_id, stream):
+            # somebody else's line is open: end it rather than mix two gateways in one line
+            out.append(b"\n")
+            self._midline = None
+        for i, piece in enumerate(pieces):
+            last = i == len(pieces) - 1
+            if last and not piece:
+                break
+            if i > 0 or self._midline is None:
+                out.append(tag)
+            out.append(piece)
+            if not last:
+                out.append(b"\n")
+        self._midline = None if data.endswith(b"\n") else (gateway_id, stream)
+        self._write_file(file, b"".join(out))
+
+    @staticmethod
+    def _write_file(file: Any, data: bytes) -> None:
+        buffer = getattr(file, "buffer", None)
+        if buffer is not None:
+            file.flush()
+            buffer.write(data)
+            buffer.flush()
+            return
+        import io
+
+        if isinstance(file, (io.RawIOBase, io.BufferedIOBase)):
+            file.write(data)
+        else:
+            try:
+                file.write(data.decode("utf-8", "replace"))
+            except TypeError:  # a binary file that is not of the io classes
+                file.write(data)
+        file.flush()
+
+
+def _last_resort(text: str) -> None:
+    try:
+        os.write(2, text.encode())
+    except OSError:  # no stderr either
+        pass

@@ -1,0 +1,103 @@
+"""Why a gateway did not start: what is known of it -> a typed error with a hint."""
+
+from __future__ import annotations
+
+import re
+
+from .bootstrap.stage0 import TOO_OLD
+from .errors import (
+    AuthenticationError,
+    DirectoryError,
+    HostNotFound,
+    NotAPython,
+    PythonNotFound,
+    PythonTooOld,
+    StartError,
+    StartTimeout,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# (pattern in stderr, error, message, hint); the first that matches decides. The texts are those of OpenSSH, of sh, and ours.
+RULES: tuple[tuple[str, type[StartError], str, str], ...] = (
+    (re.escape(TOO_OLD), PythonTooOld, "the interpreter is too old", "name a newer one with python="),
+    (r"farwire: chdir: (?P<what>.*)", DirectoryError, "cannot use the working directory: {what}", "check chdir= in the spec"),
+    (
+        r"farwire: no python",
+        PythonNotFound,
+        "no Python was found on the host",
+        "name the interpreter with python=, as an absolute path if it is not in the PATH of a non-interactive login",
+    ),
+    (
+        r"Could not resolve hostname",
+        HostNotFound,
+        "the host name does not resolve",
+        "check the name; the ssh configuration in use is yours (ssh_config= names another)",
+    ),
+    (
+        r"(Connection refused|Connection timed out|No route to host|Network is unreachable|Connection closed by|"
+        r"kex_exchange_identification|Operation timed out)",
+        HostNotFound,
+        "the host cannot be reached: {0}",
+        "is an ssh server running there, on that port?",
+    ),
+    (
+        r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED",
+        AuthenticationError,
+        "the host's key is not known or has changed",
+        "log in once with ssh to accept the key, or correct known_hosts",
+    ),
+    (
+        r"Permission denied|Too many authentication failures|no such identity|Bad permissions|UNPROTECTED PRIVATE KEY",
+        AuthenticationError,
+        "the host refused to let us in",
+        "farwire runs ssh with BatchMode=yes, which asks no questions: use a key or an agent. To be asked for a "
+        'password, put "-o BatchMode=no" before the host: ssh=-o BatchMode=no host',
+    ),
+    (
+        r"(command not found|not found|No such file or directory|[Pp]ermission denied)",
+        PythonNotFound,
+        "the interpreter could not be run: {0}",
+        "check python= in the spec",
+    ),
+)
+
+
+def start_error(what: dict[str, Any], ours: list[bytes]) -> StartError:
+    """Classify a start that ended before the worker's hello.
+
+    Args:
+        what: gateway_id, command, status, stderr, noise as ``StartError`` takes them.
+        ours: what we sent, to recognise a program that echoes it.
+    """
+    stderr = what["stderr"]
+    for pattern, error, message, hint in RULES:
+        match = re.search(pattern, stderr)
+        if match:
+            return error(message.format(match.group(0), **match.groupdict()), hint=hint, **what)
+    if echoes(what["noise"], ours):
+        return NotAPython(
+            "the program repeats what it is sent instead of running it", hint="the command must run Python", **what
+        )
+    return NotAPython(
+        "the program ended without becoming a worker",
+        hint="the command must run a Python interpreter that takes -c PROGRAM and keeps stdin and stdout for it",
+        **what,
+    )
+
+
+def timeout_error(what: dict[str, Any], seconds: float, ours: list[bytes]) -> StartError:
+    """No hello within ``seconds``."""
+    if echoes(what["noise"], ours):
+        return start_error(what, ours)
+    hint = "a slow host needs makegateway(spec, timeout=...)"
+    if what["noise"]:
+        hint = "the program wrote something, but not a worker's hello: is it a Python? " + hint
+    return StartTimeout(f"no answer within {seconds:g} seconds", hint=hint, **what)
+
+
+def echoes(noise: str, ours: list[bytes]) -> bool:
+    """Whether the beginning of what we sent came back."""
+    return any(len(piece) >= 16 and piece[:64].decode("latin-1") in noise for piece in ours)

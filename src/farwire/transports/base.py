@@ -1,0 +1,319 @@
+"""What a transport gives: a started interpreter with the link, its stderr, and a handle to end it.
+
+Most transports are a command line whose stdin and stdout are the link: they implement ``CommandTransport.command`` and say nothing of
+processes, so the same row works on this machine and, through ``via=``, from another gateway's host. A transport that is something else
+implements ``start``.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import shlex
+import signal
+import sys
+import zlib
+
+from ..bootstrap import bundle
+from ..bootstrap.stage0 import CODE, SOURCE
+from ..errors import DirectoryError, NotAPython, PythonNotFound, SpecError
+from ..protocol.frames import WINDOW
+from ..runtime.stream import FdStream
+from ..supervisor import LocalProcess
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import CodeType
+    from typing import Any, Protocol
+
+    from ..xspec import XSpec
+
+    class Process(Protocol):
+        """Ends what a transport started."""
+
+        worker_pid: int
+
+        def poll(self) -> int | None:
+            """Exit status, or None while it runs; reaps it."""
+
+        def wait(self, deadline: float) -> bool:
+            """Wait for the end until a monotonic time."""
+
+        def terminate(self) -> None:
+            """Ask the worker's processes to end."""
+
+        def kill(self) -> None:
+            """End them."""
+
+    class Transport(Protocol):
+        """One way to reach an interpreter."""
+
+        heartbeat: float
+
+        def start(self, boot: Boot, via: Any) -> Started:
+            """Start an interpreter; do not wait for it to answer. ``via`` is the gateway from which to start it, or None."""
+
+
+# A signal that no program uses, answered by faulthandler in the worker; macOS has no real-time signals and gets none.
+DUMP_SIGNAL: int = signal.SIGRTMAX - 2 if hasattr(signal, "SIGRTMAX") else 0
+
+
+class Boot:
+    """One start: what the worker is to be told.
+
+    Attributes:
+        spec: the xspec.
+        id: the gateway's id.
+        nonce: random text of this start.
+        heartbeat: seconds between signs of life, 0 for none.
+    """
+
+    def __init__(self, spec: XSpec, id: str, heartbeat: float) -> None:
+        self.spec = spec
+        self.id = id
+        self.nonce = os.urandom(16).hex()
+        self.heartbeat = heartbeat if spec.heartbeat is None else spec.heartbeat
+        self.window = spec.window or WINDOW
+
+    def bytes(
+        self, *, code: bool, chdir: str | None = None, env: dict[str, str] | None = None, nice: int | None = None
+    ) -> list[bytes]:
+        """What follows stage 0 on the worker's stdin, before the first frame.
+
+        Args:
+            code: the worker is the same Python as ours: send code objects instead of source.
+            chdir, env, nice: what the transport could not do before the interpreter started.
+        """
+        payload = bundle.code_bundle() if code else bundle.source_bundle()
+        loader = _loader_code() if code else _loader_source()
+        spec = self.spec
+        config: dict[str, object] = {
+            "nonce": self.nonce,
+            "id": self.id,
+            "bundle": len(payload),
+            "compressed": not code,
+            "chdir": chdir or "",
+            "env": env or {},
+            "nice": nice or 0,
+            "stdout": spec.stdio != "none",
+            "stderr": spec.stdio != "none",
+            "execmodel": spec.execmodel or "thread",
+            "heartbeat": self.heartbeat,
+            "window": self.window,
+            "pickle": 5,
+            "dump_signal": DUMP_SIGNAL,
+            "dont_write_bytecode": bool(spec.dont_write_bytecode),
+        }
+        data = marshal.dumps(config, 2)
+        return [b"%06d" % len(loader), loader, b"%06d" % len(data), data, payload]
+
+
+class Started:
+    """A started interpreter.
+
+    Attributes:
+        stream: the link's byte stream.
+        stderr_fd: descriptor to read its stderr from, or -1.
+        process: how to end it.
+        command: for messages.
+        first: bytes to send before the first frame.
+        same_python: the worker is known to run the controller's Python.
+        parent: the link that relays this one; then ``stderr_core`` is the channel of stderr.
+        address: what ``gateway.remoteaddress`` shows.
+    """
+
+    def __init__(
+        self,
+        stream: Any,
+        stderr_fd: int,
+        process: Process,
+        command: str,
+        first: list[bytes],
+        *,
+        same_python: bool = False,
+        parent: Any = None,
+        stderr_core: Any = None,
+        address: str = "",
+    ) -> None:
+        self.stream = stream
+        self.stderr_fd = stderr_fd
+        self.process = process
+        self.command = command
+        self.first = first
+        self.same_python = same_python
+        self.parent = parent
+        self.stderr_core = stderr_core
+        self.address = address
+
+
+class Command:
+    """A command line that starts an interpreter, wherever it is run.
+
+    Attributes:
+        argv: program and arguments; an empty first one is the interpreter of the place where it is run.
+        first: bytes to send on its stdin before the loader.
+        env, chdir: to be set for the command itself.
+        late_env, late_chdir, late_nice: to be set by the loader, where the command cannot.
+        code: the interpreter is the controller's own.
+        own_session: run it in a session of its own.
+        address: what ``gateway.remoteaddress`` shows.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        first: bytes = b"",
+        env: dict[str, str] | None = None,
+        chdir: str | None = None,
+        late_env: dict[str, str] | None = None,
+        late_chdir: str | None = None,
+        late_nice: int | None = None,
+        code: bool = False,
+        own_session: bool = True,
+        address: str = "",
+    ) -> None:
+        self.argv = list(argv)
+        self.first = first
+        self.env = env or {}
+        self.chdir = chdir
+        self.late_env = late_env
+        self.late_chdir = late_chdir
+        self.late_nice = late_nice
+        self.code = code
+        self.own_session = own_session
+        self.address = address
+
+
+class CommandTransport:
+    """A transport that is a command line; subclasses say which."""
+
+    heartbeat = 0.0
+
+    def command(self, boot: Boot, local: bool) -> Command:
+        """The command for this spec; ``local`` is False when another gateway's host runs it.
+
+        Raises:
+            SpecError: the spec's value cannot be made into one.
+        """
+        raise NotImplementedError
+
+    def start(self, boot: Boot, via: Any) -> Started:
+        """Run the command, here or through a gateway.
+
+        Raises:
+            StartError: it cannot be run.
+        """
+        command = self.command(boot, via is None)
+        first = boot.bytes(
+            code=command.code, chdir=command.late_chdir, env=command.late_env, nice=command.late_nice
+        )
+        if command.first:
+            first.insert(0, command.first)
+        if via is not None:
+            from .via import start_relayed
+
+            return start_relayed(boot, command, first, via)
+        return start_local(boot, command, first)
+
+
+def start_local(boot: Boot, command: Command, first: list[bytes]) -> Started:
+    """Run a command on this machine."""
+    cwd = None
+    if command.chdir is not None:
+        cwd = os.path.expanduser(command.chdir)
+        try:
+            os.makedirs(cwd, exist_ok=True)
+        except OSError as error:
+            raise DirectoryError(
+                f"cannot use the working directory: {error}", gateway_id=boot.id, hint="check chdir= in the spec"
+            ) from error
+    env = {**os.environ, **command.env} if command.env else None
+    shown = shlex.join(shorten(command.argv))
+    try:
+        process = LocalProcess(command.argv, env, cwd, command.own_session)
+    except NotADirectoryError as error:
+        raise DirectoryError(f"cannot use the working directory: {error}", gateway_id=boot.id, command=shown) from error
+    except (FileNotFoundError, PermissionError) as error:
+        if cwd is not None and not os.access(cwd, os.X_OK):
+            raise DirectoryError(
+                f"cannot enter the working directory: {cwd}", gateway_id=boot.id, command=shown
+            ) from error
+        raise PythonNotFound(
+            f"{command.argv[0]!r} cannot be run: {error.strerror}",
+            gateway_id=boot.id,
+            command=shown,
+            hint="name an existing program; python= takes a name, a path, a command line or a version such as 3.9",
+        ) from error
+    except OSError as error:
+        raise NotAPython(
+            f"{command.argv[0]!r} cannot be run: {error.strerror}", gateway_id=boot.id, command=shown
+        ) from error
+    return Started(
+        FdStream(process.read_fd, process.write_fd),
+        process.stderr_fd,
+        process,
+        shown,
+        first,
+        same_python=command.code,
+        address=command.address,
+    )
+
+
+def shorten(argv: Sequence[str]) -> list[str]:
+    """A command line for a message: without the text of stage 0."""
+    return [arg if arg not in (SOURCE, CODE) else "<stage 0>" for arg in argv]
+
+
+def split_command(text: str, key: str) -> list[str]:
+    """A value as a command line.
+
+    Raises:
+        SpecError: quotes do not match, or it is empty.
+    """
+    try:
+        argv = shlex.split(text)
+    except ValueError as error:
+        raise SpecError(f"{key}={text}: {error}") from None
+    if not argv:
+        raise SpecError(f"{key}= needs a command")
+    return argv
+
+
+def python_argv(value: str) -> list[str]:
+    """``python=`` as the beginning of a command line: a version names ``pythonX.Y``."""
+    argv = split_command(value, "python")
+    if len(argv) == 1 and argv[0].replace(".", "").isdigit():
+        return ["python" + argv[0]]
+    return argv
+
+
+def is_this_python(argv: Sequence[str]) -> bool:
+    """Whether that command line is the interpreter we run in."""
+    return len(argv) == 1 and bool(sys.executable) and os.path.abspath(argv[0]) == os.path.abspath(sys.executable)
+
+
+_made: dict[str, bytes] = {}
+
+
+def _loader_text() -> str:
+    from importlib.resources import files
+
+    return files("farwire.bootstrap").joinpath("loader.py").read_text("utf-8")
+
+
+def _loader_source() -> bytes:
+    if "source" not in _made:
+        from ..bootstrap.blank import blank
+
+        text = blank(_loader_text(), comments=True, docstrings=True, annotations=True)
+        _made["source"] = zlib.compress(text.encode(), 9)
+    return _made["source"]
+
+
+def _loader_code() -> bytes:
+    if "code" not in _made:
+        code: CodeType = compile(_loader_text(), "farwire:/loader.py", "exec", dont_inherit=True, optimize=2)
+        _made["code"] = marshal.dumps(code)
+    return _made["code"]
