@@ -129,6 +129,7 @@ class TestRefusing:
             ("popen=maybe", "'popen' is a switch"),
             ("popen//ssh_config=x", "'ssh_config' means nothing for popen, only for ssh"),
             ("socket=h:1//python=x", "'python' means nothing for socket"),
+            ("cmd=sudo python3//python=x", "'python' means nothing for cmd"),
             ("via=gw0//tls", "'tls' means nothing for popen"),
             ("popen//nice=high", "'nice' needs a whole number"),
             ("popen//nice", "'nice' needs a whole number"),

@@ -131,8 +131,6 @@ class Key:
         return hash(self.name)
 
 
-_STARTED = ("popen", "ssh", "cmd")  # the interpreter is ours to choose; a socket server has its own
-
 KEYS: dict[str, Key] = {
     key.name: key
     for key in (
@@ -141,7 +139,7 @@ KEYS: dict[str, Key] = {
         Key("socket", text, "a socket server: host:port", transport=True),
         Key("cmd", text, "a command line that starts an interpreter", transport=True),
         Key("via", text, "the id of the gateway whose worker is to open this one"),
-        Key("python", text, "the interpreter: a name, a path or a version", transports=_STARTED),
+        Key("python", text, "the interpreter: a name, a path or a version", transports=("popen", "ssh")),
         Key("chdir", text, "the directory to work in; made if it is missing"),
         Key("nice", integer, "added to the process's niceness: above 0 is lower priority"),
         Key("id", text, "the gateway's name in its group"),
