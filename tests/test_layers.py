@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "xspec": {"errors"},
     "source": {"errors"},
     "errors": {"protocol"},
-    "starting": {"errors", "protocol"},
+    "starting": {"errors", "protocol", "bootstrap"},
     # Stands alone: it is also handed out as one file.
     "serve": set(),
 }
