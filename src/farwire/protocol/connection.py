@@ -104,6 +104,7 @@ class ChannelState:
         "granted",
         "id",
         "large",
+        "leading",
         "lifted",
         "received",
         "sending_large",
@@ -120,7 +121,8 @@ class ChannelState:
         self.received = 0
         self.consumed = 0
         self.granted = 0
-        self.waiting = 0  # how many wait for an item to be completed
+        self.waiting = 0  # how many wait for an item to be completed,
+        self.leading = False  # or read the link themselves meanwhile
         self.lifted = False  # grant everything at once: somebody waits for the close, or nobody reads
         self.large: Large | None = None
         self.sending_large = False
@@ -362,6 +364,10 @@ class Connection:
         if pos < end:
             self._rest = data[pos:]
 
+    def clean(self) -> bool:
+        """Whether nothing incomplete is kept."""
+        return not self._rest and self._part is None
+
     def at_frame_border(self) -> bool:
         """Whether all that came in was complete frames."""
         return not self._rest and self._part is None
@@ -386,7 +392,7 @@ class Connection:
         channel.received += length
         if channel.received - channel.granted > channel.window:
             raise _overrun(channel)
-        if large is None or channel.waiting or channel.lifted:
+        if large is None or channel.waiting or channel.leading or channel.lifted:
             channel.consumed += length
             self.grant(channel)
         else:
@@ -429,7 +435,7 @@ class Connection:
             channel.large = Large(code, total)
         except (MemoryError, OverflowError):
             raise ProtocolError("no memory for an item of %d bytes" % total) from None
-        if channel.waiting or channel.lifted:
+        if channel.waiting or channel.leading or channel.lifted:
             self.pay_large(channel)
 
     def _on_abort(self, kind: int, id: int, code: int, payload: bytes) -> None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from collections import deque
+from os import write
 from time import monotonic
 from _weakref import ref
 
 from ..protocol.connection import ChannelState, can_send
 from ..protocol.errors import ChannelClosed, GatewayLost, RemoteError, TimeoutError
 from ..protocol.codec import WRITABLE
-from ..protocol.frames import INLINE_MAX
-from ..protocol.state import CLOSED, CLOSING
+from ..protocol.frames import HEADER, HEADER_SIZE, INLINE_MAX, ITEM, ITEM_COST
+from ..protocol.state import CLOSED, CLOSING, OPEN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     from .link import Link
 
 
+_pack = HEADER.pack
+_unpack = HEADER.unpack_from
+# After this many sends without a receive, frames are gathered for one write instead of written one by one.
+BURST = 3
+# Frames up to this size are written at once if the line is free.
+ATOMIC_MAX = 2048
 # What a sink gets in the place of a stream's code when no more bytes come.
 ENDED = 255
 
@@ -251,8 +258,40 @@ class Channel:
         core = self._core
         link = core.link
         code, payload = link.encode(item)
-        if type(payload) is bytes and len(payload) <= INLINE_MAX and link.send_small(core, code, payload):
-            return
+        if type(payload) is bytes:
+            size = len(payload)
+            if size <= ATOMIC_MAX and link.atomic:
+                # The short cut: nothing is queued and the frame can be written at once, whole or not at all.
+                mine = False
+                try:
+                    with link.lock:
+                        if (
+                            core.state == OPEN
+                            and link.sends < BURST
+                            and core.credit >= size + ITEM_COST
+                            and not (link.out or link.writing or link._pending or core.sending_large)
+                        ):
+                            link.sends += 1
+                            core.credit -= size + ITEM_COST
+                            link.writing = mine = True
+                    if mine:
+                        frame = _pack(size, core.id, ITEM, code) + payload
+                        try:
+                            write(link.stream.write_fd, frame)
+                        except BlockingIOError:
+                            link._pending = [[frame], []]
+                        except OSError:
+                            # The worker is gone; the reader will tell with the reason. What was accepted is lost with it.
+                            pass
+                finally:
+                    if mine:
+                        link.writing = False
+                        if link.out or link.bulk or link._pending:
+                            link.flush()
+                if mine:
+                    return
+            if size <= INLINE_MAX and link.send_small(core, code, payload):
+                return
         self._send_waiting(code, payload, timeout)
 
     def _send_waiting(self, code: int, payload: Any, timeout: float | None) -> None:
@@ -316,6 +355,56 @@ class Channel:
         """
         core = self._core
         link = core.link
+        if timeout is None and link.parent is None:
+            # The short cut: nobody else waits or reads, and the next thing to come is this item.
+            mine = False
+            data = None
+            try:
+                with link.lock:
+                    if not (
+                        core.items
+                        or core.state >= CLOSING
+                        or link.reading
+                        or link.followers
+                        or link.inbox
+                        or link.out
+                        or core.ended is not None
+                        or core.callback is not None
+                        or core.large is not None
+                    ) and link.connection.clean():
+                        link.sends = 0
+                        link.reading = mine = True
+                if mine:
+                    core.leading = True
+                    link.lead_poll()
+                    for data in link.reads:
+                        break
+                    if data is not None and len(data) >= HEADER_SIZE:
+                        size, id, kind, code = _unpack(data)
+                        if kind == ITEM and id == core.id and len(data) == size + HEADER_SIZE and core.state < CLOSING:
+                            payload = data[HEADER_SIZE:]
+                            data = None
+                            core.received += size + ITEM_COST
+                            core.consumed += size + ITEM_COST
+                            if (core.consumed - core.granted) * 2 >= core.window:
+                                link.consumed(core, 0)
+                                link.flush()
+                            return link.decode(code, payload)
+            except BlockingIOError:  # a wake-up: look again, the long way
+                link.drain_wake()
+            except OSError:  # the line broke; the reactor will get the same error and tell
+                pass
+            finally:
+                if mine:
+                    core.leading = False
+                    if data is not None:
+                        link.inbox.append(data)
+                    link.stop_leading()
+        return self._receive(timeout)
+
+    def _receive(self, timeout: float | None) -> Any:
+        core = self._core
+        link = core.link
         deadline = None if timeout is None else monotonic() + _valid(timeout)
         waiting = late = False
         try:
@@ -338,7 +427,7 @@ class Channel:
                             if core.large is not None:
                                 link.connection.pay_large(core)
                         if link.parent is None:
-                            if not link.reading and not link.followers and not link._inbox:
+                            if not link.reading and not link.followers and not link.inbox:
                                 link.reading = lead = True
                         if not lead:
                             waiter = allocate_lock()
@@ -349,14 +438,13 @@ class Channel:
                     if not lead and link.parent is not None and timeout != 0:
                         root = link.root
                         with root.lock:
-                            if not root.reading and not root.followers and not root._inbox and root.closed is None:
+                            if not root.reading and not root.followers and not root.inbox and root.closed is None:
                                 root.reading = lead = True
                         if lead and not core.receivers:
                             continue  # it came between the two locks
                     if lead:
                         entry = link.lead(core, deadline)
                         if entry is not None:
-                            waiting = False  # lead() has counted us out
                             break
                 finally:
                     if lead:
@@ -364,7 +452,7 @@ class Channel:
                         if waiter is not None:
                             self._give_up(waiter)
                 if lead:
-                    late = deadline is not None and monotonic() >= deadline and not link.root._inbox
+                    late = deadline is not None and monotonic() >= deadline and not link.root.inbox
                 elif not self._wait_item(waiter, deadline):
                     late = True
         finally:

@@ -5,15 +5,16 @@ Who owns what
 ``lock``      the state lock: the connection, the channels' queues and waiters, the flags below. Held for short, never across a
               read, a write, user code or another link's lock.
 ``reading``   (flag under ``lock`` of the root link) the reader role. Its holder reads the stream and feeds the connection. A thread
-              waiting in ``receive()`` takes it (the leader), so that the answer to a request needs no switch of threads; the reactor
-              takes it when data comes and nobody leads. The reader never waits for a writer: what it must send it queues.
+              waiting in ``receive()`` takes it (the leader), so that the answer to a request needs no switch of threads. When it reads
+              exactly the item it waits for, it takes that away; anything else it leaves in the inbox for the reactor, which also
+              reads when data comes and nobody leads. The reader never waits for a writer: what it must send it queues.
 ``writing``   (flag under ``lock``) the writer role. Its holder owns ``_pending`` and writes all of ``out`` before each fragment of
               ``bulk``. Whoever finds it taken leaves its frames in the queue; the holder looks again after giving the role up.
 
 The roles are flags and not locks because a signal may raise in the main thread between any two calls: a flag and the local
 variable that says "mine" are set with no call in between, and ``finally`` gives the role back. For the same reason the results
-of reads and writes are stored by the C code that makes them (``list += map(os.read, ...)``), and the main thread hands what it
-read to the reactor unless it is exactly the item it waits for.
+of reads and writes are stored before a signal can raise (``list += map(write, ...)``, ``for data in reads: break``), and a leader,
+which may be the main thread, changes no state but that of the item it takes.
 
 While somebody leads, the reactor does not poll the link (else each answer would wake two threads). It comes back when the leader
 has been gone for ``TICK``, or at once when another thread starts to wait.
@@ -25,7 +26,8 @@ whose descriptors are polled; leaders lead the root.
 from __future__ import annotations
 
 import os
-from _thread import allocate_lock, get_ident
+from _functools import partial
+from _thread import allocate_lock
 from collections import deque
 from struct import Struct
 from time import monotonic
@@ -52,10 +54,9 @@ from ..protocol.frames import (
     RAW,
     WINDOW,
 )
-from .channel import Channel, ChannelCore
+from .channel import ATOMIC_MAX, BURST, Channel, ChannelCore
 from .dispatcher import Dispatcher
 from .reactor import POLLERR, POLLHUP, POLLIN, POLLOUT, READABLE, poll
-from .threads import main_thread_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,8 +69,6 @@ _pack = HEADER.pack
 _U64 = Struct("<Q")
 TICK = 0.003
 READ_SIZE = 64 * 1024
-# After this many sends without a receive, frames are gathered for one write instead of written one by one.
-BURST = 3
 GATHER = 256
 
 
@@ -123,11 +122,11 @@ class Link:
         self.marker = b""  # what precedes the peer's first frame
         self.noise = b""
         self._deferred: list[Callable[[], None]] = []
-        self._pending: list[Any] = [[], []]  # buffers being written, results of the writes so far
+        self._pending: Any = ()  # or [buffers being written, results of the writes so far]
         self._finishing: Any = None  # the fragment of ``bulk`` that is in _pending
         self._flush_asked = False
         self._write_polled = False
-        self._inbox: list[bytes] = []  # read by a leader, not yet fed
+        self.inbox: list[bytes] = []  # read by a leader, not yet fed
         self._passive = False  # the reactor does not poll: somebody leads, or led a moment ago
         self._parked = False  # passive without a tick: the leader must wake the reactor when it leaves
         self._leads = 0
@@ -136,16 +135,18 @@ class Link:
         self.drain_waiters: list[Callable[[], None]] = []
         # The channels of the links below that carry this one, from the root up.
         self._path: list[ChannelCore] = [] if parent is None else [*parent._path, stream.core]
-        self._atomic = parent is None and stream.atomic != 0  # a small frame is written in one indivisible system call
+        self.atomic = parent is None and stream.atomic != 0  # a small frame is written in one indivisible system call
         if parent is None:
-            self._read_args = ((stream.read_fd,), (READ_SIZE,))
+            # Taken one at a time in a for statement, which stores what was read before a signal can raise; at the end of file
+            # it is exhausted.
+            self.reads = iter(partial(os.read, stream.read_fd, READ_SIZE), b"")
             self._leader_wake_r, self._leader_wake_w = os.pipe()
             os.set_blocking(self._leader_wake_r, False)
             os.set_blocking(self._leader_wake_w, False)
             lead_poll = poll()
             lead_poll.register(stream.read_fd, POLLIN)
             lead_poll.register(self._leader_wake_r, POLLIN)
-            self._lead_poll: Any = lead_poll.poll
+            self.lead_poll: Any = lead_poll.poll
 
     # -- life -------------------------------------------------------------------------------------------------
 
@@ -253,41 +254,23 @@ class Link:
     # -- writing ----------------------------------------------------------------------------------------------
 
     def send_small(self, core: ChannelCore, code: int, payload: bytes) -> bool:
-        """Send one item in one frame if credit is there. Returns False if it must wait."""
+        """Send one item in one frame if credit is there. Returns False if it must wait.
+
+        (``Channel.send`` has the short cut for a frame that can be written at once.)
+        """
         size = len(payload)
         frame = _pack(size, core.id, ITEM, code) + payload
-        mine = False
-        try:
-            with self.lock:
-                if self.closed is not None:
-                    raise self.lost()
-                if not can_send(core):
-                    raise core.send_error()
-                if core.credit < size + ITEM_COST or core.sending_large:
-                    return False
-                core.credit -= size + ITEM_COST
-                sends = self.sends = self.sends + 1
-                if self.out or self.writing or self._pending[0] or sends > BURST or size > 2048 or not self._atomic:
-                    self.out.append(frame)
-                else:
-                    self.writing = mine = True
-            if mine:
-                try:
-                    done = os.write(self.stream.write_fd, frame)
-                except BlockingIOError:
-                    done = 0
-                except OSError:
-                    # the reader reports the end with the reason; what was accepted is lost with the worker
-                    done = size + HEADER_SIZE
-                if not done:
-                    self._pending = [[frame], []]
-        finally:
-            if mine:
-                self.writing = False
-        if mine:
-            if self._pending[0] or self.out or self.bulk:
-                self.flush()
-        elif sends <= BURST or len(self.out) >= GATHER or size > 2048:
+        with self.lock:
+            if self.closed is not None:
+                raise self.lost()
+            if not can_send(core):
+                raise core.send_error()
+            if core.credit < size + ITEM_COST or core.sending_large:
+                return False
+            core.credit -= size + ITEM_COST
+            sends = self.sends = self.sends + 1
+            self.out.append(frame)
+        if sends <= BURST or len(self.out) >= GATHER or size > ATOMIC_MAX:
             self.flush()
         elif not self._flush_asked:
             self._flush_asked = True
@@ -314,7 +297,7 @@ class Link:
 
     def flush(self) -> None:
         """Write what is queued as far as the stream takes it; the reactor goes on with the rest. Never blocks."""
-        while (self.out or self.bulk or self._pending[0]) and self.closed is None:
+        while (self.out or self.bulk or self._pending) and self.closed is None:
             mine = False
             try:
                 with self.lock:
@@ -326,7 +309,7 @@ class Link:
             finally:
                 if mine:
                     self.writing = False
-            if self._pending[0]:
+            if self._pending:
                 # the stream is full
                 self._ask_writable()
                 return
@@ -338,7 +321,7 @@ class Link:
     def _write_some(self) -> bool:
         """One write by the holder of the writer role. Returns whether to go on."""
         pending = self._pending
-        if not pending[0]:
+        if not pending:
             with self.lock:
                 if self.closed is not None:
                     return False
@@ -361,7 +344,7 @@ class Link:
         except OSError:
             # The peer is gone. The reader will see the end and know more than "broken pipe"; a write side that breaks while
             # the read side stays open must end the link as well.
-            self._pending = [[], []]
+            self._pending = ()
             self.reactor.call(self._write_broke)
             return False
         done = sum(results)
@@ -378,7 +361,7 @@ class Link:
                 done = 0
             else:
                 rest.append(buffer)
-        self._pending = [rest, []]
+        self._pending = [rest, []] if rest else ()
         if not rest and self._finishing is not None:
             fragment = self._finishing
             self._finishing = None
@@ -529,7 +512,7 @@ class Link:
                 self.reactor.register(fd, self._socket_ready, POLLIN | (POLLOUT if self._write_polled else 0))
             else:
                 self.reactor.register(fd, self._readable, POLLIN)
-            if self._inbox:
+            if self.inbox:
                 self._readable(0)
 
     def _readable(self, events: int) -> None:
@@ -576,9 +559,8 @@ class Link:
             self._resume()
 
     def read_once(self) -> None:
-        """Read what is there and feed it. The caller holds the reader role; called in the reactor or a leader that is not the
-        main thread."""
-        inbox = self._inbox
+        """Read what is there and feed it. The caller holds the reader role; called in the reactor (or before it starts)."""
+        inbox = self.inbox
         if not inbox:
             view = self.connection.buffer() if not self.marker else None
             try:
@@ -724,7 +706,7 @@ class Link:
         root = self.root
         root.followers += 1
         try:
-            if root._inbox or (root._passive and not root.reading):
+            if root.inbox or (root._passive and not root.reading):
                 root.reactor.call(root._resume)
             if deadline is None:
                 waiter.acquire()
@@ -743,50 +725,53 @@ class Link:
     def lead(self, core: ChannelCore, deadline: float | None) -> Any:
         """Wait for an item of ``core`` by reading the link; the caller took the reader role of the root, and gives it back.
 
-        Returns an entry of the channel's queue when it came as a whole, else None: look at the channel again.
+        (``Channel.receive`` has the short cut for a root link without deadline.)
+        Returns an entry of the channel's queue when exactly that came, else None: look at the channel again. What came and is
+        not that item is left in the inbox, for the reactor.
         """
         root = self.root
-        inbox = root._inbox
-        if inbox or root.connection.buffer() is not None or root.marker:
-            return self._hand_over()
+        if root.inbox or root.connection.buffer() is not None or root.marker or self.marker:
+            return None
         timeout = None
         if deadline is not None:
             timeout = max(0, int((deadline - monotonic()) * 1000) + 1)
-        ready = root._lead_poll(timeout)
-        if not ready:
+        if not root.lead_poll(timeout):
             return None
-        if ready[0][0] == root._leader_wake_r or len(ready) > 1:
-            _drain(root._leader_wake_r)
-            if len(ready) == 1:
-                return None
+        data = None
         try:
-            inbox += map(os.read, *root._read_args)
+            for data in root.reads:
+                break
+            else:
+                root.inbox.append(b"")  # end of file
+                return None
+            item = data
+            for hop in self._path:
+                if not hop.link.connection.whole(RAW, item, hop):
+                    return None
+                item = item[HEADER_SIZE:]
+            if not self.connection.whole(ITEM, item, core):
+                return None
+            data = None
+            size = len(item)
+            for hop in reversed(self._path):
+                hop.link.consumed_at_once(hop, size)
+                size += HEADER_SIZE
+            self.consumed_at_once(core, len(item) - HEADER_SIZE + ITEM_COST)
+            return (item[9], item[HEADER_SIZE:], 0)
         except BlockingIOError:
+            root.drain_wake()  # it was only a wake-up
             return None
         except OSError:
-            return self._hand_over()
-        data = inbox[0]
-        for hop in self._path:
-            if not hop.link.connection.whole(RAW, data, hop):
-                break
-            data = data[HEADER_SIZE:]
-        else:
-            if not self.marker and self.connection.whole(ITEM, data, core):
-                del inbox[:]
-                size = len(data)
-                for hop in reversed(self._path):
-                    hop.link.consumed_at_once(hop, size)
-                    size += HEADER_SIZE
-                self.consumed_at_once(core, len(data) - HEADER_SIZE + ITEM_COST, 1)
-                return (data[9], data[HEADER_SIZE:], 0)
-        return self._hand_over()
+            return None  # the reactor will get the same error
+        finally:
+            if data is not None:
+                root.inbox.append(data)
 
-    def consumed_at_once(self, core: ChannelCore, cost: int, waiters: int = 0) -> None:
+    def consumed_at_once(self, core: ChannelCore, cost: int) -> None:
         """Account for what a leader received and takes away without queueing it."""
         with self.lock:
             core.received += cost
             core.consumed += cost
-            core.waiting -= waiters
             if (core.consumed - core.granted) * 2 >= core.window:
                 self.connection.grant(core)
         if self.out:
@@ -799,18 +784,12 @@ class Link:
             if self.closed is None:
                 self.connection.grant(core)
 
-    def _hand_over(self) -> None:
-        """What was read is not for the leader alone. The main thread, which a signal may interrupt anywhere, leaves it to the
-        reactor (``wait`` calls it); another thread feeds it itself."""
-        if get_ident() != main_thread_ident():
-            self.root.read_once()
-
     def stop_leading(self) -> None:
         """Give the reader role of the root back, and see that somebody reads if others wait."""
         root = self.root
         root.reading = False
         root._leads += 1
-        if root._parked or (root._passive and (root.followers or root._inbox)):
+        if root._parked or (root._passive and (root.followers or root.inbox)):
             root.reactor.call(root._resume)
 
     def wake_leader(self) -> None:
@@ -821,6 +800,13 @@ class Link:
                 os.write(fd, b"w")
             except BlockingIOError:  # it will wake
                 pass
+
+    def drain_wake(self) -> None:
+        """A leader was woken for nothing that can be read."""
+        try:
+            os.read(self._leader_wake_r, 4096)
+        except BlockingIOError:  # another leader took the byte
+            pass
 
     def lost(self) -> BaseException:
         """A fresh error saying how the link ended."""
@@ -900,11 +886,6 @@ class _Call:
         self.function(*self.args)
 
 
-def _drain(fd: int) -> None:
-    try:
-        os.read(fd, 4096)
-    except BlockingIOError:  # another leader took the byte
-        pass
 
 
 __all__ = ["CLOSE", "PING", "PONG", "POLLERR", "POLLHUP", "Fragment", "Link"]
