@@ -127,9 +127,9 @@ class Link:
         self._flush_asked = False
         self._write_polled = False
         self.inbox: list[bytes] = []  # read by a leader, not yet fed
-        self._passive = False  # the reactor does not poll: somebody leads, or led a moment ago
-        self._parked = False  # passive without a tick: the leader must wake the reactor when it leaves
-        self._leads = 0
+        self.passive = False  # the reactor does not poll: somebody leads, or led a moment ago
+        self.parked = False  # passive without a tick: the leader must wake the reactor when it leaves
+        self.leads = 0
         self._leads_seen = 0
         self.followers = 0  # threads that wait while they do not lead
         self.drain_waiters: list[Callable[[], None]] = []
@@ -153,7 +153,7 @@ class Link:
     def start(self) -> None:
         """Let the reactor read."""
         if self.parent is None:
-            self.reactor.call(self._resume)
+            self.reactor.call(self.resume)
 
     def set_pickle_protocol(self, protocol: int) -> None:
         """The peer reads pickles up to that protocol."""
@@ -391,7 +391,7 @@ class Link:
                 self.reactor.register(self.stream.write_fd, self._writable, POLLOUT)
 
     def _mask(self, mask: int) -> int:
-        return mask if self._passive else mask | POLLIN
+        return mask if self.passive else mask | POLLIN
 
     def _socket_ready(self, events: int) -> None:
         if events & POLLOUT:
@@ -402,7 +402,7 @@ class Link:
     def _writable(self, events: int) -> None:
         self._write_polled = False
         if self.stream.write_fd == self.stream.read_fd:
-            if self._passive:
+            if self.passive:
                 self.reactor.unregister(self.stream.read_fd)
             else:
                 self.reactor.register(self.stream.read_fd, self._socket_ready, POLLIN)
@@ -503,9 +503,9 @@ class Link:
 
     # -- reading ----------------------------------------------------------------------------------------------
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
         """In the reactor's thread: poll the link (again)."""
-        self._passive = self._parked = False
+        self.passive = self.parked = False
         if self.closed is None:
             fd = self.stream.read_fd
             if fd == self.stream.write_fd:
@@ -527,7 +527,7 @@ class Link:
                 leading = False
                 self.reading = True
         if leading:
-            if not self._passive:
+            if not self.passive:
                 self._pause()
             return
         try:
@@ -537,8 +537,8 @@ class Link:
 
     def _pause(self) -> None:
         """Stop polling while somebody leads."""
-        self._passive = True
-        self._leads_seen = self._leads
+        self.passive = True
+        self._leads_seen = self.leads
         fd = self.stream.read_fd
         if fd == self.stream.write_fd and self._write_polled:
             self.reactor.register(fd, self._socket_ready, POLLOUT)
@@ -547,16 +547,16 @@ class Link:
         self.reactor.later(TICK, self._tick)
 
     def _tick(self) -> None:
-        if not self._passive or self.closed is not None:
+        if not self.passive or self.closed is not None:
             return
-        if self._leads != self._leads_seen:
-            self._leads_seen = self._leads
+        if self.leads != self._leads_seen:
+            self._leads_seen = self.leads
             self.reactor.later(TICK, self._tick)
             return
         with self.lock:
-            self._parked = self.reading
-        if not self._parked:
-            self._resume()
+            self.parked = self.reading
+        if not self.parked:
+            self.resume()
 
     def read_once(self) -> None:
         """Read what is there and feed it. The caller holds the reader role; called in the reactor (or before it starts)."""
@@ -706,8 +706,8 @@ class Link:
         root = self.root
         root.followers += 1
         try:
-            if root.inbox or (root._passive and not root.reading):
-                root.reactor.call(root._resume)
+            if root.inbox or (root.passive and not root.reading):
+                root.reactor.call(root.resume)
             if deadline is None:
                 waiter.acquire()
                 return True
@@ -719,8 +719,8 @@ class Link:
     def ensure_read(self) -> None:
         """Something other than a waiting thread wants what comes in."""
         root = self.root
-        if root._passive and not root.reading:
-            root.reactor.call(root._resume)
+        if root.passive and not root.reading:
+            root.reactor.call(root.resume)
 
     def lead(self, core: ChannelCore, deadline: float | None) -> Any:
         """Wait for an item of ``core`` by reading the link; the caller took the reader role of the root, and gives it back.
@@ -788,9 +788,9 @@ class Link:
         """Give the reader role of the root back, and see that somebody reads if others wait."""
         root = self.root
         root.reading = False
-        root._leads += 1
-        if root._parked or (root._passive and (root.followers or root.inbox)):
-            root.reactor.call(root._resume)
+        root.leads += 1
+        if root.passive and (root.parked or root.followers or root.inbox):
+            root.reactor.call(root.resume)
 
     def wake_leader(self) -> None:
         """Make the thread that leads look at its channel again."""
@@ -813,7 +813,9 @@ class Link:
         error = self.closed
         assert error is not None
         if isinstance(error, FarwireError):
-            copy = error.__class__.__new__(error.__class__)
+            # GatewayLost.__new__ would find that of EOFError, which refuses to make what is an OSError as well
+            new = OSError.__new__ if isinstance(error, OSError) else Exception.__new__
+            copy: Any = new(error.__class__)
             copy.__dict__.update(error.__dict__)
             copy.args = error.args
             return copy
