@@ -117,16 +117,19 @@ def test_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, r
             pytest.fail(f"{page.name} needs {need!r}, which is unknown")
     monkeypatch.chdir(tmp_path)
     before = set(servers.children(os.getpid()))
+    namespace: dict[str, object] = {}
     try:
-        run_page(page, blocks, tmp_path)
+        run_page(page, blocks, tmp_path, namespace)
     finally:
         import farwire
 
-        farwire.default_group.terminate(timeout=3)
-        no_new_children(before)
+        for value in [farwire.default_group, *namespace.values()]:
+            if isinstance(value, farwire.Group):
+                value.terminate(timeout=3)
+    no_new_children(before)
 
 
-def run_page(page: Path, blocks: list[Block], folder: Path) -> None:
+def run_page(page: Path, blocks: list[Block], folder: Path, namespace: dict[str, object]) -> None:
     # The page's code as a file of its own, each line where it is on the page: for tracebacks, and because the source of
     # functions is read from there.
     lines = [""] * (len(page.read_text().splitlines()) + 1)
@@ -136,7 +139,7 @@ def run_page(page: Path, blocks: list[Block], folder: Path) -> None:
             lines[block.line - 1 : block.line - 1 + len(code)] = code
     file = folder / (page.stem.replace("-", "_") + "_examples.py")
     file.write_text("\n".join(lines))
-    namespace = {"__name__": "__main__", "__file__": str(file)}
+    namespace.update(__name__="__main__", __file__=str(file))
     printed: str | None = None
     for block in blocks:
         if block.kind == "output":
