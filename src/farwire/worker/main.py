@@ -114,14 +114,23 @@ class Worker:
         self.leave(0)
 
     def _start(self) -> None:
-        self.link._resume()
+        self.link.resume()
         if self.stdout_r >= 0:
             os.set_blocking(self.stdout_r, False)
             enlarge_pipe(self.stdout_r)
             self.link.connection.control.on_credit = self._stdout_writable
             self.reactor.register(self.stdout_r, self._stdout_readable, POLLIN)
+        if self.pet_w >= 0:
+            self.reactor.register(self.pet_w, self._guard_gone, 0)
         if self.config["heartbeat"]:
             self._heartbeat()
+
+    def _guard_gone(self, events: int) -> None:
+        """Somebody killed the guard: then nobody would end our children, or us in a long C call, so we end now."""
+        try:
+            os.killpg(os.getpid(), 9)
+        finally:
+            os._exit(1)
 
     # -- stdout -------------------------------------------------------------------------------------------------
 
