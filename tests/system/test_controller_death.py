@@ -58,7 +58,7 @@ import atexit, time
 atexit.register(time.sleep, 1000)
 """,
 }
-CONTROLLER = r"""
+CONTROLLER = """
 import sys, time
 import farwire
 gateway = farwire.makegateway("popen")
