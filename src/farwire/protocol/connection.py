@@ -163,6 +163,7 @@ class Connection:
         self.out: list[bytes] = []
         self.hello: dict[str, str] | None = None  # the peer's
         self.goodbye_received = False
+        self.unfinished = False  # whether something incomplete is kept:
         self._rest = b""  # the beginning of a frame that is not complete
         self._part: Any = None  # the channel whose PART is being filled,
         self._part_left = 0  # and how many bytes of that frame are to come
@@ -261,7 +262,7 @@ class Connection:
 
         The short cut of a thread that waits for this very frame; changes nothing.
         """
-        if len(data) < HEADER_SIZE or self._rest or self._part is not None:
+        if len(data) < HEADER_SIZE or self.unfinished:
             return False
         length, id, got, _ = _unpack(data)
         return (
@@ -288,6 +289,7 @@ class Connection:
         self._part_left -= count
         if not self._part_left:
             self._part = None
+            self.unfinished = False
 
     def receive_data(self, data: bytes) -> None:
         """Take in bytes from the peer; append to ``events`` what they mean.
@@ -304,9 +306,11 @@ class Connection:
             if self._part_left:
                 return
             self._part = None
+            self.unfinished = False
         elif self._rest:
             data = self._rest + data
             self._rest = b""
+            self.unfinished = False
         end = len(data)
         channels = self.channels
         append = self.events.append
@@ -350,6 +354,7 @@ class Connection:
                 if have < length:
                     self._part = channel if channel is not None else _NOBODY
                     self._part_left = length - have
+                    self.unfinished = True
                     return
                 continue
             handler = self._handlers.get(kind)
@@ -363,14 +368,11 @@ class Connection:
             pos = stop
         if pos < end:
             self._rest = data[pos:]
-
-    def clean(self) -> bool:
-        """Whether nothing incomplete is kept."""
-        return not self._rest and self._part is None
+            self.unfinished = True
 
     def at_frame_border(self) -> bool:
         """Whether all that came in was complete frames."""
-        return not self._rest and self._part is None
+        return not self.unfinished
 
     def _unknown(self, id: int, kind: int) -> Any:
         """The channel of a first frame, or None when the frame is for one that we have forgotten."""

@@ -53,6 +53,7 @@ class ChannelCore(ChannelState):
         "callback",
         "callback_done",
         "closers",
+        "direct",
         "dropped",
         "ended",
         "endmarker",
@@ -75,6 +76,7 @@ class ChannelCore(ChannelState):
         self.senders: deque[Any] = deque()  # for credit or their turn,
         self.closers: deque[Any] = deque()  # for the end
         self.ended: Any = None  # why no more items come: an exception, or one still encoded
+        self.direct = True  # open for receive(): not closed, not ended, no callback
         self.error_taken = False
         self.callback: Callable[[Any], object] | None = None
         self.callback_done = False
@@ -123,6 +125,7 @@ class ChannelCore(ChannelState):
 
     def closed_here(self) -> None:
         """This end closed the channel: wake whoever waits at this end."""
+        self.direct = False
         if self.callback is not None:
             self.link.dispatcher.submit(self)
         for waiters in (self.receivers, self.senders, self.closers):
@@ -131,6 +134,7 @@ class ChannelCore(ChannelState):
 
     def end(self, error: Any, both: bool = True) -> None:
         """No more items come: the other end closed (``both``), or half-closed, or the link is gone."""
+        self.direct = False
         if self.ended is None:
             self.ended = error if error is not None else EOFError("channel %d is closed" % self.id)
             if isinstance(error, GatewayLost) or both:
@@ -361,22 +365,20 @@ class Channel:
             data = None
             try:
                 with link.lock:
-                    if not (
+                    if core.direct and not (
                         core.items
-                        or core.state >= CLOSING
                         or link.reading
                         or link.followers
                         or link.inbox
                         or link.out
-                        or core.ended is not None
-                        or core.callback is not None
-                        or core.large is not None
-                    ) and link.connection.clean():
+                        or link.connection.unfinished
+                    ):
                         link.sends = 0
                         link.reading = mine = True
                 if mine:
                     core.leading = True
-                    link.lead_poll()
+                    if link.must_poll:
+                        link.lead_poll()
                     for data in link.reads:
                         break
                     if data is not None and len(data) >= HEADER_SIZE:
@@ -399,7 +401,10 @@ class Channel:
                     core.leading = False
                     if data is not None:
                         link.inbox.append(data)
-                    link.stop_leading()
+                    link.reading = False
+                    link.leads += 1
+                    if link.passive and (link.parked or link.followers or link.inbox):
+                        link.reactor.call(link.resume)
         return self._receive(timeout)
 
     def _receive(self, timeout: float | None) -> Any:
@@ -519,6 +524,7 @@ class Channel:
             if core.callback is not None:
                 raise OSError("channel %d has a callback already" % core.id)
             core.callback = callback
+            core.direct = False
             core.endmarker = endmarker
             core.waiting += 1
             if core.large is not None:

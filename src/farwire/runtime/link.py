@@ -143,6 +143,9 @@ class Link:
             self._leader_wake_r, self._leader_wake_w = os.pipe()
             os.set_blocking(self._leader_wake_r, False)
             os.set_blocking(self._leader_wake_w, False)
+            self.must_poll = stream.must_poll
+            self._read_poll = poll()
+            self._read_poll.register(stream.read_fd, POLLIN)
             lead_poll = poll()
             lead_poll.register(stream.read_fd, POLLIN)
             lead_poll.register(self._leader_wake_r, POLLIN)
@@ -562,6 +565,8 @@ class Link:
         """Read what is there and feed it. The caller holds the reader role; called in the reactor (or before it starts)."""
         inbox = self.inbox
         if not inbox:
+            if not self.must_poll and not self._read_poll.poll(0):
+                return  # a leader was faster, and a read would block
             view = self.connection.buffer() if not self.marker else None
             try:
                 if view is not None:
@@ -576,7 +581,7 @@ class Link:
                     data = b""
                 else:
                     data = os.read(self.stream.read_fd, READ_SIZE)
-            except BlockingIOError:
+            except BlockingIOError:  # a socket, and a leader was faster
                 return
             except OSError as error:
                 self.end_of_stream(error)
@@ -793,13 +798,20 @@ class Link:
             root.reactor.call(root.resume)
 
     def wake_leader(self) -> None:
-        """Make the thread that leads look at its channel again."""
-        fd = self.root._leader_wake_w
-        if fd >= 0 and self.root.reading:
+        """Make the thread that leads look at its channel again.
+
+        One that polls is woken by a byte. One that is in a blocking read is woken by the other end's answer to a PING, or by the end
+        of file when the link is closed.
+        """
+        root = self.root
+        fd = root._leader_wake_w
+        if fd >= 0 and root.reading:
             try:
                 os.write(fd, b"w")
             except BlockingIOError:  # it will wake
                 pass
+            if root.closed is None and not root.must_poll:
+                root.send_frame(PING)
 
     def drain_wake(self) -> None:
         """A leader was woken for nothing that can be read."""
