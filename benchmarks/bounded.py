@@ -189,9 +189,9 @@ class Apart(Case):
         return sample
 
 
-def main(library: str, specs: list[str], single: str | None, seconds: float, *, out: bool) -> None:
+def main(library: str, specs: list[str], single: str | None, seconds: float, patience: float, *, out: bool) -> None:
     """The controller of `Apart`. ``single``: the item to flood with; none for the stream that nobody reads."""
-    with limit(50):
+    with limit(patience):
         module = Library(library)
         stream = Flood(module, specs, ITEMS[single], seconds, out=out) if single else Unread(module, specs, out=out)
         try:
@@ -211,7 +211,7 @@ def run(bench: Bench) -> list[Row]:
     for path, specs in (("popen", ["popen"]), ("via", ["popen//id=hop", "popen//via=hop"])):
         for out in (True, False):
             way = "to the worker" if out else "from the worker"
-            job = {"specs": specs, "seconds": seconds, "out": out}
+            job = {"specs": specs, "seconds": seconds, "patience": bench.patience - 8, "out": out}
             race(f"300 MiB unread, {way}, {path}", single=None, **job)
             for kind, (single, _) in KINDS.items():
                 if kind == "ints" or not (path == "via" or bench.quick):

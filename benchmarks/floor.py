@@ -26,7 +26,7 @@ F_SETPIPE_SZ = 1031
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
     """All of it: a pipe may take less than it is given."""
-    view = memoryview(data)
+    view = memoryview(data).cast("B")
     while view:
         view = view[os.write(fd, view) :]
 

@@ -192,6 +192,11 @@ class Bench:
     sshd: str = ""
     failures: list[str] = field(default_factory=list)
 
+    @property
+    def patience(self) -> float:
+        """Seconds that one step may take: far more than any needs."""
+        return self.pick(60, 20)
+
     def pick(self, full: int, quick: int) -> int:
         """A size or count, by the kind of run."""
         return quick if self.quick else full
@@ -215,10 +220,8 @@ class Bench:
         frames = traceback.extract_tb(error.__traceback__)[-4:]
         self.log("".join(traceback.format_list(frames)).rstrip())
 
-    def interleave(
-        self, what: str, cases: Iterable[Case], rounds: int | None = None, *, seconds: float = 60.0
-    ) -> Samples:
-        """Run the cases in turn; ``seconds`` is the most that one step may take before it counts as stuck."""
+    def interleave(self, what: str, cases: Iterable[Case], rounds: int | None = None) -> Samples:
+        """Run the cases in turn; a step that takes longer than `patience` counts as stuck."""
         begun = time.monotonic()
         rounds = self.rounds if rounds is None else rounds
         samples = Samples()
@@ -226,13 +229,14 @@ class Bench:
         opened: list[Case] = []
         for case in cases:
             opened.append(case)
-            if self._step(what, case, partial(self._open, case), seconds) is not None:
+            if self._step(what, case, partial(self._open, case)) is not None:
                 racing.append(case)
         for number in range(rounds):
-            for case in list(racing):
+            first = number % len(racing) if racing else 0
+            for case in racing[first:] + racing[:first]:  # everybody comes after everybody
                 if number % case.every:
                     continue
-                sample = self._step(what, case, case.run, seconds)
+                sample = self._step(what, case, case.run)
                 if sample is None:
                     racing.remove(case)
                 else:
@@ -252,9 +256,9 @@ class Bench:
         case.close()
         return {}
 
-    def _step(self, what: str, case: Case, step: Callable[[], Sample], seconds: float) -> Sample | None:
+    def _step(self, what: str, case: Case, step: Callable[[], Sample], seconds: float = 0) -> Sample | None:
         try:
-            with limit(seconds):
+            with limit(seconds or self.patience):
                 return step()
         except (Exception, Stuck) as error:
             self.failed(what, case.name, error)

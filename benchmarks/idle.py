@@ -9,18 +9,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .harness import EXECNET, FARWIRE, FLOOR, Bench, Case, Row, Sample, Simple
 from .libraries import Library, Party
 from .process import cpu_with_children, family_of, private, threads_of
 from .start import flags_of_worker
-
-if TYPE_CHECKING:
-    from .harness import Samples
 
 
 class Bare(Case):
@@ -70,18 +67,22 @@ class Idle(Case):
             party.close()
 
 
-def _timed(code: str, path: str) -> Sample:
+def _timed(code: str, path: str, cache: str) -> Sample:
+    """An interpreter that finds everything compiled, as after an installation."""
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONPYCACHEPREFIX": cache}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     before, begun = cpu_with_children(), time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     return {"wall": time.perf_counter() - begun, "cpu": cpu_with_children() - before}
 
 
 def _imports(bench: Bench) -> Row:
     what = "import in the controller"
     path = os.pathsep.join(str(Path(lib.module.__file__).parent.parent) for lib in bench.libraries)
-    cases = [Simple("nothing", lambda: _timed("pass", path))]
-    cases += [Simple(lib.name, partial(_timed, f"import {lib.name}", path)) for lib in bench.libraries]
-    samples: Samples = bench.interleave(what, cases, bench.rounds * bench.pick(4, 2))
+    with tempfile.TemporaryDirectory(prefix="farwire-bench-") as cache:
+        cases = [Simple("nothing", partial(_timed, "pass", path, cache))]
+        cases += [Simple(lib.name, partial(_timed, f"import {lib.name}", path, cache)) for lib in bench.libraries]
+        samples = bench.interleave(what, cases, bench.rounds * bench.pick(4, 2))
     wall, cpu = samples.series("wall", 1e3), samples.series("cpu", 1e3)
     beyond = {
         key: {name: series[name].minus(series["nothing"]) for name in (EXECNET, FARWIRE) if name in series}
