@@ -185,7 +185,7 @@ class Encoder:
             dump(item)
         except Exception as error:  # noqa: BLE001 - whatever the reason is, the item cannot be sent
             # The Pickler is dropped: its memo and its output are in an unknown state.
-            problem = error
+            failure = _explain(item, error)
         else:
             clear_memo()
             payload: bytes = chunks.pop()
@@ -194,8 +194,11 @@ class Encoder:
                 return self._assemble(item, pickler)
             free.append(tools)
             return PICKLE, payload
-        # Out of the except block, so that the error refers to neither the item nor the Pickler.
-        raise _explain(item, problem)
+        # Not in the except block, and with no cycle left behind: the item must not live longer than the caller wants.
+        try:
+            raise failure
+        finally:
+            del failure
 
     def _new_pickler(self) -> _Tools:
         chunks: list[Any] = []
@@ -570,16 +573,21 @@ def _children(value: Any) -> Iterator[tuple[str, object]] | None:
 def _dict_children(value: dict[Any, Any]) -> Iterator[tuple[str, object]]:
     for key, child in value.items():
         yield "a key of %s", key
-        if type(key) in (str, int, bytes, float, bool, type(None)):
-            try:
-                text = repr(key)
-            except ValueError:  # an int of more digits than Python cares to print
-                text = "..."
-            if len(text) > 60:
-                text = text[:50] + "..." + text[-5:]
-        else:
-            text = "<%s>" % _type_name(type(key))
-        yield "%s[" + text.replace("%", "%%") + "]", child
+        yield "%s[" + _key_text(key).replace("%", "%%") + "]", child
+
+
+def _key_text(key: Any) -> str:
+    """Return how a key shows in a path: never long, and without running a foreign ``__repr__``."""
+    kind = type(key)
+    if kind is tuple and len(key) <= 4:
+        return "(%s)" % ", ".join([_key_text(part) if type(part) is not tuple else "..." for part in key])
+    if kind not in (str, int, bytes, float, bool, type(None)):
+        return "<%s>" % _type_name(kind)
+    try:
+        text = repr(key)
+    except ValueError:  # an int of more digits than Python cares to print
+        return "..."
+    return text if len(text) <= 60 else text[:50] + "..." + text[-5:]
 
 
 def _find(item: object, wanted: object) -> str | None:
@@ -636,7 +644,7 @@ class Decoder:
     def __init__(self, make_channel: Callable[[int], Any]) -> None:
         def channel(number: object) -> Any:
             if type(number) is not int:
-                raise LoadError("a channel in an item has no number")
+                raise LoadError("not an item: a channel has no number")
             return make_channel(number)
 
         # Names of constructors to functions; they become constructors on first use.
@@ -681,7 +689,7 @@ class Decoder:
                 return _unpack_float(payload)[0]  # type: ignore[arg-type]
             if code == PICKLE_BUFFERS:
                 return self._load_buffers(payload)
-            if code == BIGINT:
+            if code == BIGINT and len(payload):  # type: ignore[arg-type]
                 return int.from_bytes(_buffer(payload), "little", signed=True)
             if code == BYTEARRAY:
                 return payload if type(payload) is bytearray else bytearray(_buffer(payload))
@@ -917,6 +925,8 @@ def _build_dtype(description: Any, numpy: Any, depth: int = 0) -> Any:
         _check(tuple, names, formats, offsets)
         _check(str, *names)
         _check(int, size, *offsets)
+        if not len(names) == len(formats) == len(offsets):
+            raise LoadError("not an item: a dtype's fields do not match")
         formats = [_build_dtype(part, numpy, depth + 1) for part in formats]
         return numpy.dtype({"names": list(names), "formats": formats, "offsets": list(offsets), "itemsize": size})
     raise LoadError("not an item: no dtype: %.80r" % (description,))
