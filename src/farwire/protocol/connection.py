@@ -313,33 +313,53 @@ class Connection:
             self.unfinished = False
         end = len(data)
         channels = self.channels
-        append = self.events.append
+        # Items of one channel that follow each other are one event; ``room`` is what is left of the channel's window.
+        run_id = -1
+        run: list[Any] = []
+        room = 0
         while end - pos >= HEADER_SIZE:
             length, id, kind, code = _unpack(data, pos)
             start = pos + HEADER_SIZE
             stop = start + length
             if kind == ITEM:
-                if length > MAX_PAYLOAD:
-                    raise _too_long(kind, length)
                 if stop > end:
+                    if length > MAX_PAYLOAD:
+                        raise _too_long(kind, length)
                     break
-                channel = channels.get(id)
-                if channel is None:
-                    channel = self._unknown(id, kind)
+                if id != run_id:
+                    if length > MAX_PAYLOAD:
+                        raise _too_long(kind, length)
+                    channel = channels.get(id)
                     if channel is None:
+                        channel = self._unknown(id, kind)
+                        if channel is None:
+                            pos = stop
+                            continue
+                    if channel.large is not None:
+                        raise ProtocolError("ITEM inside a large item on channel %d" % id)
+                    if not CAN_RECEIVE[channel.state] or not id:
+                        raise _illegal(channel, RECEIVED_DATA)
+                    if channel.state == CLOSING:
+                        channel.received += length + ITEM_COST
+                        channel.consumed += length + ITEM_COST
+                        if channel.received - channel.granted > channel.window:
+                            raise _overrun(channel)
                         pos = stop
+                        run_id = -1
                         continue
-                if channel.large is not None:
-                    raise ProtocolError("ITEM inside a large item on channel %d" % id)
-                if not CAN_RECEIVE[channel.state] or not id:
-                    raise _illegal(channel, RECEIVED_DATA)
-                channel.received += length + ITEM_COST
-                if channel.received - channel.granted > channel.window:
+                    run_id = id
+                    run = []
+                    self.events.append((ITEM, channel, 0, run))
+                    room = channel.window - channel.received + channel.granted
+                cost = length + ITEM_COST
+                room -= cost
+                channel.received += cost
+                if room < 0:
                     raise _overrun(channel)
-                if channel.state != CLOSING:
-                    append((ITEM, channel, code, data[start:stop]))
+                run.append((code, data[start:stop], cost))
                 pos = stop
                 continue
+            run_id = -1
             if kind == PART:
                 if length > MAX_PAYLOAD:
                     raise _too_long(kind, length)

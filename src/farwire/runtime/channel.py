@@ -30,6 +30,7 @@ _pack = HEADER.pack
 _unpack = HEADER.unpack_from
 # After this many sends without a receive, frames are gathered for one write instead of written one by one.
 BURST = 3
+GATHER = 256
 # Frames up to this size are written at once if the line is free.
 ATOMIC_MAX = 2048
 # What a sink gets in the place of a stream's code when no more bytes come.
@@ -97,15 +98,23 @@ class ChannelCore(ChannelState):
 
     # All of these are called under the link's lock.
 
-    def arrived(self, entry: Any) -> None:
-        """An item is complete."""
+    def arrived(self, entries: Any) -> None:
+        """Items are complete."""
+        if self.lifted:
+            self.link.connection.lift(self)
+            entries = [(code, payload, 0) for code, payload, _ in entries]
         if self.dropped:
             return
-        self.items.append(entry)
+        self.items.extend(entries)
         if self.callback is not None:
-            self.link.dispatcher.submit(self)
+            for _ in entries:
+                self.link.dispatcher.submit(self)
         elif self.receivers:
-            self.receivers.popleft().release()
+            for _ in entries:
+                if self.receivers:
+                    self.receivers.popleft().release()
+                else:
+                    break
 
     def take(self) -> Any:
         """The next entry, counted as consumed."""
@@ -264,37 +273,43 @@ class Channel:
         code, payload = link.encode(item)
         if type(payload) is bytes:
             size = len(payload)
-            if size <= ATOMIC_MAX and link.atomic:
-                # The short cut: nothing is queued and the frame can be written at once, whole or not at all.
-                mine = False
+            if size <= ATOMIC_MAX:
+                frame = _pack(size, core.id, ITEM, code) + payload
+                mine = queued = False
                 try:
                     with link.lock:
-                        if (
-                            core.state == OPEN
-                            and link.sends < BURST
-                            and core.credit >= size + ITEM_COST
-                            and not (link.out or link.writing or link._pending or core.sending_large)
-                        ):
-                            link.sends += 1
+                        if core.state == OPEN and core.credit >= size + ITEM_COST and not core.sending_large:
                             core.credit -= size + ITEM_COST
-                            link.writing = mine = True
+                            link.sends += 1
+                            if link.sends <= BURST and link.atomic and not (link.out or link.writing or link.pending):
+                                # The short cut: the frame can be written at once, whole or not at all.
+                                link.writing = mine = True
+                            else:
+                                queued = True
+                                link.out.append(frame)
                     if mine:
-                        frame = _pack(size, core.id, ITEM, code) + payload
                         try:
                             write(link.stream.write_fd, frame)
                         except BlockingIOError:
-                            link._pending = [[frame], []]
+                            link.pending = [[frame], []]
                         except OSError:
                             # The worker is gone; the reader will tell with the reason. What was accepted is lost with it.
                             pass
                 finally:
                     if mine:
                         link.writing = False
-                        if link.out or link.bulk or link._pending:
+                        if link.out or link.bulk or link.pending:
                             link.flush()
                 if mine:
                     return
-            if size <= INLINE_MAX and link.send_small(core, code, payload):
+                if queued:
+                    if link.sends <= BURST or len(link.out) >= GATHER:
+                        link.flush()
+                    elif not link.flush_asked:
+                        link.flush_asked = True
+                        link.reactor.call(link.flush_gathered)
+                    return
+            elif size <= INLINE_MAX and link.send_small(core, code, payload):
                 return
         self._send_waiting(code, payload, timeout)
 
@@ -362,12 +377,16 @@ class Channel:
         if timeout is None and link.parent is None:
             # The short cut: nobody else waits or reads, and the next thing to come is this item.
             mine = False
-            data = None
+            data = entry = None
             try:
                 with link.lock:
-                    if core.direct and not (
-                        core.items
-                        or link.reading
+                    if core.items:
+                        if core.direct and not link.out:
+                            entry = core.items.popleft()
+                            core.consumed += entry[2]
+                            link.sends = 0
+                    elif core.direct and not (
+                        link.reading
                         or link.followers
                         or link.inbox
                         or link.out
@@ -375,6 +394,11 @@ class Channel:
                     ):
                         link.sends = 0
                         link.reading = mine = True
+                if entry is not None:
+                    if (core.consumed - core.granted) * 2 >= core.window:
+                        link.consumed(core, 0)
+                        link.flush()
+                    return link.decode(entry[0], entry[1]) if type(entry[1]) is bytes else decode_entry(link, entry)
                 if mine:
                     core.leading = True
                     if link.must_poll:

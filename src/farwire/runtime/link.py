@@ -54,7 +54,7 @@ from ..protocol.frames import (
     RAW,
     WINDOW,
 )
-from .channel import ATOMIC_MAX, BURST, Channel, ChannelCore
+from .channel import ATOMIC_MAX, BURST, GATHER, Channel, ChannelCore
 from .dispatcher import Dispatcher
 from .reactor import POLLERR, POLLHUP, POLLIN, POLLOUT, READABLE, poll
 
@@ -69,7 +69,6 @@ _pack = HEADER.pack
 _U64 = Struct("<Q")
 TICK = 0.003
 READ_SIZE = 64 * 1024
-GATHER = 256
 
 
 class Link:
@@ -122,9 +121,9 @@ class Link:
         self.marker = b""  # what precedes the peer's first frame
         self.noise = b""
         self._deferred: list[Callable[[], None]] = []
-        self._pending: Any = ()  # or [buffers being written, results of the writes so far]
+        self.pending: Any = ()  # or [buffers being written, results of the writes so far]
         self._finishing: Any = None  # the fragment of ``bulk`` that is in _pending
-        self._flush_asked = False
+        self.flush_asked = False
         self._write_polled = False
         self.inbox: list[bytes] = []  # read by a leader, not yet fed
         self.passive = False  # the reactor does not poll: somebody leads, or led a moment ago
@@ -275,13 +274,13 @@ class Link:
             self.out.append(frame)
         if sends <= BURST or len(self.out) >= GATHER or size > ATOMIC_MAX:
             self.flush()
-        elif not self._flush_asked:
-            self._flush_asked = True
-            self.reactor.call(self._flush_gathered)
+        elif not self.flush_asked:
+            self.flush_asked = True
+            self.reactor.call(self.flush_gathered)
         return True
 
-    def _flush_gathered(self) -> None:
-        self._flush_asked = False
+    def flush_gathered(self) -> None:
+        self.flush_asked = False
         self.flush()
 
     def send_frame(self, kind: int, channel: int = 0, payload: bytes = b"", code: int = 0) -> None:
@@ -300,7 +299,7 @@ class Link:
 
     def flush(self) -> None:
         """Write what is queued as far as the stream takes it; the reactor goes on with the rest. Never blocks."""
-        while (self.out or self.bulk or self._pending) and self.closed is None:
+        while (self.out or self.bulk or self.pending) and self.closed is None:
             mine = False
             try:
                 with self.lock:
@@ -312,7 +311,7 @@ class Link:
             finally:
                 if mine:
                     self.writing = False
-            if self._pending:
+            if self.pending:
                 # the stream is full
                 self._ask_writable()
                 return
@@ -323,7 +322,7 @@ class Link:
 
     def _write_some(self) -> bool:
         """One write by the holder of the writer role. Returns whether to go on."""
-        pending = self._pending
+        pending = self.pending
         if not pending:
             with self.lock:
                 if self.closed is not None:
@@ -332,22 +331,22 @@ class Link:
                     out = self.out
                     buffers = [b"".join(out)] if len(out) > 1 else out[:]
                     # two stores with nothing in between that could raise
-                    self._pending = [buffers, []]
+                    self.pending = [buffers, []]
                     del out[:]
                 elif self.bulk:
                     fragment = self.bulk.popleft()
                     self._finishing = fragment
-                    self._pending = [fragment.buffers, []]
+                    self.pending = [fragment.buffers, []]
                 else:
                     return False
-            pending = self._pending
+            pending = self.pending
         buffers, results = pending
         try:
             results += map(self.stream.write, (buffers,))
         except OSError:
             # The peer is gone. The reader will see the end and know more than "broken pipe"; a write side that breaks while
             # the read side stays open must end the link as well.
-            self._pending = ()
+            self.pending = ()
             self.reactor.call(self._write_broke)
             return False
         done = sum(results)
@@ -364,7 +363,7 @@ class Link:
                 done = 0
             else:
                 rest.append(buffer)
-        self._pending = [rest, []] if rest else ()
+        self.pending = [rest, []] if rest else ()
         if not rest and self._finishing is not None:
             fragment = self._finishing
             self._finishing = None
@@ -641,19 +640,14 @@ class Link:
         while events:
             kind, core, code, payload = events.popleft()
             if kind == ITEM:
-                cost = len(payload) + ITEM_COST
-                if core.lifted:
-                    core.consumed += cost
-                    cost = 0
-                    self.connection.grant(core)
-                core.arrived((code, payload, cost))
+                core.arrived(payload)
             elif kind == LARGE:
                 cost = payload.unpaid
                 if core.lifted or core.waiting:
                     core.consumed += cost
                     cost = 0
                     self.connection.grant(core)
-                core.arrived((code, payload, cost))
+                core.arrived([(code, payload, cost)])
             elif kind == RAW:
                 sink = core.sink
                 if sink is not None:

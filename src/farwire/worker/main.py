@@ -252,7 +252,7 @@ class Worker:
                     link.raw_write(link.connection.control, data, STDOUT)
                     self.reactor.call(drain)
                     return
-            if (link.out or link._pending or link.writing) and monotonic() < deadline and link.closed is None:
+            if (link.out or link.pending or link.writing) and monotonic() < deadline and link.closed is None:
                 link.flush()
                 self.reactor.later(0.002, drain)
                 return
