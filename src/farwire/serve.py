@@ -79,7 +79,6 @@ CLIENT_OPENING = "farwire-client 1"
 DEFAULT_PORT = 8888  # execnet's
 DEFAULT_DIRECTORY = "pyexecnet-cache"  # py.execnet's
 SECRET_VARIABLE = "FARWIRE_SECRET"  # noqa: S105 -- the name of one, not one
-PURPOSES = ("link", "stderr")
 NO_BINDING = "-"
 
 LINE_LIMIT = 1024  # the longest line of the protocol, an error, has about 900 bytes
@@ -291,7 +290,10 @@ class SocketStream:
     Attributes:
         sock: the socket.
         deadline: on the clock of ``time.monotonic``; None for no limit.
+        can_peek: whether ``peek`` shows what ``read`` will return.
     """
+
+    can_peek = True
 
     def __init__(self, sock: socket.socket, deadline: Optional[float]) -> None:
         self.sock = sock
@@ -317,11 +319,11 @@ class SocketStream:
         except socket.timeout:
             raise TimeoutError("the handshake took too long") from None
 
-    def peek(self) -> bytes:
-        """The next byte without taking it; empty at the end of the stream."""
+    def peek(self, size: int) -> bytes:
+        """Up to that many of the next bytes, without taking them; empty at the end of the stream."""
         self._arm()
         try:
-            return self.sock.recv(1, socket.MSG_PEEK)
+            return self.sock.recv(size, socket.MSG_PEEK)
         except socket.timeout:
             raise TimeoutError("the handshake took too long") from None
 
@@ -347,6 +349,8 @@ class TlsStream(SocketStream):
 
     TLS works on memory here, not on the socket: between the handshake and the pump no byte may be lost in the buffers of either.
     """
+
+    can_peek = False
 
     def __init__(
         self,
@@ -409,11 +413,17 @@ class TlsStream(SocketStream):
             view = view[self._run(self.tls.write, view) :]
 
 
+_NOT_TEXT = re.compile(rb"[^ -~]")
+# Compiled here, once: every connection has a process of its own.
+_AUTH = re.compile(r"auth (link|stderr) ([0-9a-f]{32}) ([0-9a-f]{64}) ([0-9a-f]{64})\Z")
+_START = re.compile(r"start ([0-9]{1,8}) ([0-9a-f]{64})\Z")
+
+
 def read_line(stream: Any, limit: int = LINE_LIMIT) -> str:
-    """Read one line of the handshake, byte by byte: what follows the line may belong to the worker.
+    """Read one line of the handshake, and nothing of what follows: that may belong to the worker.
 
     Params:
-        stream: anything with ``read(size) -> bytes``.
+        stream: anything with ``read(size) -> bytes``; read byte by byte unless it can peek.
         limit: how long the line may be.
 
     Returns:
@@ -425,16 +435,22 @@ def read_line(stream: Any, limit: int = LINE_LIMIT) -> str:
         TimeoutError, OSError: from the stream.
     """
     line = bytearray()
+    can_peek = getattr(stream, "can_peek", False)
     while True:
-        byte = stream.read(1)
-        if not byte:
+        size = 1
+        if can_peek:
+            ahead = stream.peek(limit)
+            size = ahead.find(b"\n") + 1 or len(ahead) or 1
+        data = stream.read(size)
+        if not data:
             raise EOFError(bytes(line))
-        if byte == b"\n":
-            return line.decode("ascii")
-        line += byte
+        line += data
+        text = line[:-1] if data.endswith(b"\n") else line
         # At the first wrong byte, so that nobody waits for the newline of a TLS greeting.
-        if not 0x20 <= byte[0] <= 0x7E or len(line) > limit:
+        if len(text) > limit or _NOT_TEXT.search(text):
             raise BadLine(bytes(line))
+        if text is not line:
+            return text.decode("ascii")
 
 
 def read_exactly(stream: Any, size: int) -> bytes:
@@ -464,14 +480,15 @@ class Pump:
     * End of file on one side becomes end of file on the other, one direction at a time (close_notify, SHUT_WR).
     * A cut connection closes the plain socket at once.
     * A plain socket that nobody reads any more ends the connection, after what was written to it has left.
-    * At most LIMIT bytes wait in each direction; beyond that the side that sends is not read. But once the peer's TCP has ended,
-      the rest (no more than the kernel's buffer) is read in any case: only its end says whether the connection was cut, and a
-      worker that reads nothing must learn that too.
+    * At most OUTBOUND_LIMIT and INBOUND_LIMIT bytes wait; beyond that the side that sends is not read. The connection is read far
+      ahead because only its end says that it is cut, and a worker that reads nothing must learn that too. What farwire sends
+      ahead is limited by its own flow control (8 MiB for each channel).
 
     Single-threaded, never blocks: call ``step`` when a socket of ``wants()`` is ready, until ``finished()``.
     """
 
-    LIMIT = 1 << 20
+    OUTBOUND_LIMIT = 1 << 20
+    INBOUND_LIMIT = 1 << 26
     CHUNK = 1 << 16
     LINGER = 5.0  # seconds; closing earlier with input unread would make TCP discard output on its way
 
@@ -490,18 +507,17 @@ class Pump:
         self._net_shut = False
         self._linger_until: Optional[float] = None
         self._cut = False
-        self._peer_ended = False
         self._net.setblocking(False)
         self._plain.setblocking(False)
 
     def wants(self) -> "List[Tuple[socket.socket, int]]":
         """The sockets to wait for, with selectors' events; sockets with nothing to wait for are left out."""
         net = plain = 0
-        if self._inbound_open and not self._inbound_full():
+        if self._inbound_open and len(self._to_plain) < self.INBOUND_LIMIT:
             net |= selectors.EVENT_READ
         if self._to_net:
             net |= selectors.EVENT_WRITE
-        if self._outbound_open and len(self._to_net) < self.LIMIT:
+        if self._outbound_open and len(self._to_net) < self.OUTBOUND_LIMIT:
             plain |= selectors.EVENT_READ
         if self._to_plain:
             plain |= selectors.EVENT_WRITE
@@ -509,10 +525,7 @@ class Pump:
 
     def patience(self) -> Optional[float]:
         """How many seconds to wait at most before the next ``step``; None for as long as it takes."""
-        times = [] if self._linger_until is None else [max(0.0, self._linger_until - time.monotonic())]
-        if self._inbound_open and self._inbound_full():
-            times.append(1.0)  # nothing that could be waited for tells only of the peer's end
-        return min(times) if times else None
+        return None if self._linger_until is None else max(0.0, self._linger_until - time.monotonic())
 
     def finished(self) -> bool:
         """Whether there is nothing left to move."""
@@ -531,8 +544,6 @@ class Pump:
 
     def step(self) -> None:
         """Move whatever can be moved without waiting. Ends the pump instead of raising when a connection breaks."""
-        if self._inbound_open and self._inbound_full():
-            self._look_for_end()
         self._receive()
         while self._decrypt():
             self._deliver()
@@ -544,17 +555,8 @@ class Pump:
         if self._net_shut and not self._plain_writable and self._linger_until is None:
             self._linger_until = time.monotonic() + self.LINGER
 
-    def _inbound_full(self) -> bool:
-        return len(self._to_plain) >= self.LIMIT and not self._peer_ended
-
-    def _look_for_end(self) -> None:
-        if hasattr(select, "poll"):
-            poll = select.poll()
-            poll.register(self._net, getattr(select, "POLLRDHUP", 0))
-            self._peer_ended = bool(poll.poll(0))
-
     def _receive(self) -> None:
-        if not self._inbound_open or self._inbound_full():
+        if not self._inbound_open or len(self._to_plain) >= self.INBOUND_LIMIT:
             return
         try:
             data = self._net.recv(self.CHUNK)
@@ -571,7 +573,7 @@ class Pump:
     def _decrypt(self) -> bool:
         """Take what TLS has; True if it was anything."""
         moved = False
-        while self._inbound_open and not self._inbound_full():
+        while self._inbound_open and len(self._to_plain) < self.INBOUND_LIMIT:
             try:
                 data = self._tls.read(self.CHUNK)
             except ssl.SSLWantReadError:
@@ -611,7 +613,7 @@ class Pump:
         self._to_plain.clear()
 
     def _collect(self) -> None:
-        if not self._outbound_open or len(self._to_net) >= self.LIMIT or self._cut:
+        if not self._outbound_open or len(self._to_net) >= self.OUTBOUND_LIMIT or self._cut:
             return
         try:
             data = self._plain.recv(self.CHUNK)
@@ -927,7 +929,7 @@ def admit(stream: SocketStream, secret: bytes, binding: str) -> "Tuple[str, str,
         raise Refused(
             "protocol", f"a farwire server expects {CLIENT_OPENING!r}, not {error.received[:80]!r}"
         ) from error
-    match = re.match(r"auth (link|stderr) ([0-9a-f]{32}) ([0-9a-f]{64}) ([0-9a-f]{64})\Z", line)
+    match = _AUTH.match(line)
     if match is None:
         raise Refused("protocol", f"not an auth line: {line[:80]!r}")
     purpose, session, client_nonce, proof = match.groups()
@@ -944,7 +946,7 @@ def read_request(stream: SocketStream, proofs: Proofs) -> StartRequest:
         line = read_line(stream)
     except BadLine as error:
         raise Refused("protocol", f"not a start line: {error.received[:80]!r}") from error
-    match = re.match(r"start ([0-9]{1,8}) ([0-9a-f]{64})\Z", line)
+    match = _START.match(line)
     if match is None:
         raise Refused("protocol", f"not a start line: {line[:80]!r}")
     size = int(match.group(1))
@@ -1000,7 +1002,7 @@ class Connection:
         return 1
 
     def _start_tls(self, context: ssl.SSLContext) -> None:
-        first = self._stream.peek()
+        first = self._stream.peek(1)
         if not first:
             raise EOFError
         if first != b"\x16":  # TLS's "handshake"; told in plain text, for the client speaks that

@@ -71,9 +71,11 @@ class ByteStream(Protocol):
 
     def read(self, size: int, /) -> bytes:
         """1 to ``size`` bytes; empty at the end of the stream."""
+        ...
 
     def write(self, data: bytes, /) -> object:
         """Send everything."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -360,7 +362,7 @@ def connect(
             for stream in plain:
                 stream.release()
             return Session(sockets[0], sockets[1], pid, str(where))
-        encrypted, binding = _start_tls(sockets, deadline, tls, where, server)
+        encrypted, binding = start_tls(sockets, deadline, tls, where, server)
         pid = client_handshake(encrypted[0], encrypted[1], secret, request, binding=binding, server=server)
         return _pumped_session(encrypted, pid, str(where))
     except BaseException:
@@ -474,7 +476,7 @@ def _left(deadline: float | None) -> float | None:
 # --------------------------------------------------------------------------------------------------------------------- TLS
 
 
-def _start_tls(
+def start_tls(
     sockets: Sequence[socket.socket], deadline: float | None, tls: Tls, where: Address, server: str
 ) -> tuple[list[serve.TlsStream], str]:
     """TLS on both connections, and the BINDING to the certificate that both have shown."""
