@@ -11,7 +11,6 @@ end waits for stderr and the process (``REPORT_TIME`` at most) before anybody is
 from __future__ import annotations
 
 import os
-import signal as _signal
 
 import threading
 import weakref
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
     from .transports.base import Boot, Started
     from .xspec import XSpec
 
+SIGKILL, SIGTERM = 9, 15  # the same everywhere; importing ``signal`` costs the import of farwire a fifth
 START_TIMEOUT = 30.0
 EXIT_TIMEOUT = 3.0
 REPORT_TIME = 2.0
@@ -213,11 +213,10 @@ class Gateway:
                 os.set_blocking(started.stderr_fd, False)
                 self._reactor.call(self._register_stderr)
         else:
-            core = started.stream.core
-            core.sink = self._relayed
             self._stderr_open = True
-            started.stderr_core.sink = self._relayed_stderr
             link.write_first([*started.first, frame(HELLO, 0, hello)])
+            started.stderr_input.attach(self._relayed_stderr)
+            started.stream.input.attach(self._relayed)
         seconds = START_TIMEOUT if timeout is None else timeout
 
         def arm() -> None:
@@ -248,9 +247,9 @@ class Gateway:
         if self._worker_status is not None:
             status = describe_wait_status(self._worker_status)
         else:
-            code = self._process.poll()
-            if code is not None and self._started.parent is None:
-                status = describe_status(code)
+            self._process.poll()
+            if self._process.returncode is not None:
+                status = describe_status(self._process.returncode)
         return {
             "gateway_id": self.id,
             "command": self._started.command,
@@ -333,13 +332,17 @@ class Gateway:
         if self._worker_status is not None:
             text += f"the worker ended: {describe_wait_status(self._worker_status)}"
         else:
-            code = self._process.poll()
-            if code is not None and self._started.parent is None:
-                text += f"the link closed; {self._started.command.split()[0]} ended with {describe_status(code)}"
+            self._process.poll()
+            code = self._process.returncode
+            if code is not None:
+                command = self._started.command
+                if self._started.parent is not None:
+                    command = command.partition(": ")[2]  # without "via gw0: "
+                text += f"the link closed; {command.split()[0]} ended with {describe_status(code)}"
             else:
                 text += "the link to the worker closed"
         if self._worker_status is not None and os.WIFSIGNALED(self._worker_status):
-            if os.WTERMSIG(self._worker_status) == _signal.SIGKILL and not self._leaving:
+            if os.WTERMSIG(self._worker_status) == SIGKILL and not self._leaving:
                 text += " (by somebody, or by the kernel for lack of memory)"
         tail = self._stderr_tail.decode("utf-8", "replace").strip()
         if tail:
@@ -621,9 +624,11 @@ class Gateway:
             left = None if deadline is None else max(0.0, deadline - monotonic())
             if self._stacks_event.wait(left) or self._stacks:
                 return self._stacks.decode("utf-8", "replace")
-            raise TimeoutError(f"gateway {self.id}: no stacks within {timeout} seconds; is the process stopped?") from None
+            raise TimeoutError(
+                f"gateway {self.id}: no stacks within {timeout} seconds; is the process stopped?"
+            ) from None
 
-    def signal(self, signum: int = _signal.SIGINT) -> None:
+    def signal(self, signum: int = 2) -> None:
         """Send a signal to the worker; SIGINT raises KeyboardInterrupt in its main thread.
 
         Raises:
@@ -668,7 +673,7 @@ class Gateway:
         if self._state != "closed":
             self._process.terminate()
             if not self._process.worker_pid:
-                self._link.send_frame(SIGNAL, 0, b"", _signal.SIGTERM)
+                self._link.send_frame(SIGNAL, 0, b"", SIGTERM)
 
     def _kill(self) -> None:
         def kill() -> None:
@@ -772,5 +777,3 @@ def _write_inherited(gateway_id: str, stream: str, data: bytes) -> None:
     fd = 1 if stream == "stdout" else 2
     while data:
         data = data[os.write(fd, data) :]
-
-

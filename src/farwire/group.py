@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import threading
 import weakref
 
 from .errors import SpecError, StartError, StartErrors
-from .gateway import Gateway, exit_gateways, stop_threads
+from .gateway import START_TIMEOUT, Gateway, exit_gateways, stop_threads
 from .multichannel import MultiChannel
 from .transports import find_transport, register_keys
 from .transports.base import Boot
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .output import Output
+    from .transports.base import Transport
 
 # Starting a process costs the controller about a millisecond and connecting a round trip: with this many at a time both
 # overlap, and a host's sshd (MaxStartups 10:30:100) does not refuse.
@@ -197,7 +197,9 @@ class Group:
                 shared.append(spec)
                 continue
             if text not in hubs:
-                hub = XSpec.build(ssh=spec.ssh, ssh_config=spec.ssh_config, python=spec.python, heartbeat=spec.heartbeat)
+                hub = XSpec.build(
+                    ssh=spec.ssh, ssh_config=spec.ssh_config, python=spec.python, heartbeat=spec.heartbeat
+                )
                 with self._lock:
                     hub.id = f"hub{len(self._hidden)}-{id(self):x}"
                 self._hidden.append(self._start(hub, timeout, None, hidden=True))
@@ -220,20 +222,28 @@ class Group:
             shared.append(inner)
         return shared
 
-    def _start(self, spec: XSpec, timeout: float | None, output: Output, hidden: bool = False) -> Gateway:
+    def _start(
+        self,
+        spec: XSpec,
+        timeout: float | None,
+        output: Output,
+        hidden: bool = False,
+        transport: Transport | None = None,
+    ) -> Gateway:
         via = None
         if spec.via is not None:
             via = next((gw for gw in [*self._members, *self._hidden] if gw.id == spec.via), None)
             if via is None:
                 raise SpecError(f"via={spec.via}: there is no such gateway in this group; give its id")
-        transport = find_transport(spec.transport)
+        if transport is None:
+            transport = find_transport(spec.transport)
         if hidden:
             assert spec.id is not None
             name = spec.id
         else:
             name = self.allocate_id(spec)
         try:
-            boot = Boot(spec, name, transport.heartbeat)
+            boot = Boot(spec, name, transport.heartbeat, START_TIMEOUT if timeout is None else timeout)
             started = transport.start(boot, via)
             gateway = Gateway(spec, self, boot, started, self.output if output is None else output)
         except BaseException:
@@ -316,8 +326,7 @@ def SshGateway(host: str, python: str | None = None, ssh_config: str | None = No
 
 @atexit.register
 def _at_exit() -> None:
-    with contextlib.suppress(ReferenceError):
-        gateways = [gateway for group in list(_groups) for gateway in [*group._members, *group._hidden]]
-        if gateways:
-            exit_gateways(gateways, 1.0)
+    gateways = [gateway for group in list(_groups) for gateway in [*group._members, *group._hidden]]
+    if gateways:
+        exit_gateways(gateways, 1.0)
     stop_threads(1.0)

@@ -6,9 +6,7 @@ worker's hello tells) is the worker. Whatever the transport, killing the started
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 from time import monotonic, sleep
 
 TYPE_CHECKING = False
@@ -69,6 +67,11 @@ class LocalProcess:
         """Exit status, negative for a signal; None while it runs. Reaps it."""
         return self.popen.poll()
 
+    @property
+    def returncode(self) -> int | None:
+        """What ``poll`` returned last."""
+        return self.popen.returncode
+
     def wait(self, deadline: float) -> bool:
         """Wait until it has ended and is reaped, or until ``deadline`` (monotonic)."""
         delay = 0.0005
@@ -82,22 +85,24 @@ class LocalProcess:
 
     def terminate(self) -> None:
         """SIGTERM to the worker's group, or to the process when it is no guard of ours."""
-        self._signal(signal.SIGTERM)
+        self._signal(15)
 
     def kill(self) -> None:
         """SIGKILL to everything it started."""
-        self._signal(signal.SIGKILL)
+        self._signal(9)
 
     def _signal(self, signum: int) -> None:
         # Before reaping, its number and the number of its child's group cannot be anybody else's: the guard reaps the
         # worker just before it ends itself.
+        from contextlib import suppress
+
         if self.popen.poll() is not None:
             return
         if self.worker_pid:
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # gone; or run by sudo as another user
+            with suppress(ProcessLookupError, PermissionError):  # gone; or run by sudo as another user
                 os.killpg(self.worker_pid, signum)
-        if signum == signal.SIGKILL or not self.worker_pid:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
+        if signum == 9 or not self.worker_pid:
+            with suppress(ProcessLookupError, PermissionError):
                 if self.own_session:
                     os.killpg(self.pid, signum)
                 else:
@@ -117,6 +122,8 @@ def describe_wait_status(status: int) -> str:
 
 
 def _signal_name(signum: int) -> str:
+    import signal
+
     try:
         return signal.Signals(signum).name
     except ValueError:

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import marshal
 import os
-import shlex
-import signal
 import sys
-import zlib
 
-from ..bootstrap import bundle
+import _signal
+
 from ..bootstrap.stage0 import CODE, SOURCE
 from ..errors import DirectoryError, NotAPython, PythonNotFound, SpecError
 from ..protocol.frames import WINDOW
@@ -30,12 +28,16 @@ if TYPE_CHECKING:
     from ..xspec import XSpec
 
     class Process(Protocol):
-        """Ends what a transport started."""
+        """Ends what a transport started. The reactor's thread calls ``kill``, any thread the rest."""
 
         worker_pid: int
 
+        @property
+        def returncode(self) -> int | None:
+            """Exit status, negative for a signal; None if it is not known, or never will be."""
+
         def poll(self) -> int | None:
-            """Exit status, or None while it runs; reaps it."""
+            """Its exit status, None while it runs; reaps it. Something that has no status gives 0."""
 
         def wait(self, deadline: float) -> bool:
             """Wait for the end until a monotonic time."""
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
 
 
 # A signal that no program uses, answered by faulthandler in the worker; macOS has no real-time signals and gets none.
-DUMP_SIGNAL: int = signal.SIGRTMAX - 2 if hasattr(signal, "SIGRTMAX") else 0
+DUMP_SIGNAL: int = getattr(_signal, "SIGRTMAX", 2) - 2
 
 
 class Boot:
@@ -67,11 +69,13 @@ class Boot:
         id: the gateway's id.
         nonce: random text of this start.
         heartbeat: seconds between signs of life, 0 for none.
+        timeout: seconds until the worker must have answered.
     """
 
-    def __init__(self, spec: XSpec, id: str, heartbeat: float) -> None:
+    def __init__(self, spec: XSpec, id: str, heartbeat: float, timeout: float) -> None:
         self.spec = spec
         self.id = id
+        self.timeout = timeout
         self.nonce = os.urandom(16).hex()
         self.heartbeat = heartbeat if spec.heartbeat is None else spec.heartbeat
         self.window = spec.window or WINDOW
@@ -85,6 +89,8 @@ class Boot:
             code: the worker is the same Python as ours: send code objects instead of source.
             chdir, env, nice: what the transport could not do before the interpreter started.
         """
+        from ..bootstrap import bundle  # it imports much, and importing farwire is to be cheap
+
         payload = bundle.code_bundle() if code else bundle.source_bundle()
         loader = _loader_code() if code else _loader_source()
         spec = self.spec
@@ -119,7 +125,7 @@ class Started:
         command: for messages.
         first: bytes to send before the first frame.
         same_python: the worker is known to run the controller's Python.
-        parent: the link that relays this one; then ``stderr_core`` is the channel of stderr.
+        parent: the link that relays this one; then ``stream.input`` and ``stderr_input`` take who is to get what comes in.
         address: what ``gateway.remoteaddress`` shows.
     """
 
@@ -133,7 +139,7 @@ class Started:
         *,
         same_python: bool = False,
         parent: Any = None,
-        stderr_core: Any = None,
+        stderr_input: Any = None,
         address: str = "",
     ) -> None:
         self.stream = stream
@@ -143,7 +149,7 @@ class Started:
         self.first = first
         self.same_python = same_python
         self.parent = parent
-        self.stderr_core = stderr_core
+        self.stderr_input = stderr_input
         self.address = address
 
 
@@ -206,9 +212,7 @@ class CommandTransport:
             StartError: it cannot be run.
         """
         command = self.command(boot, via is None)
-        first = boot.bytes(
-            code=command.code, chdir=command.late_chdir, env=command.late_env, nice=command.late_nice
-        )
+        first = boot.bytes(code=command.code, chdir=command.late_chdir, env=command.late_env, nice=command.late_nice)
         if command.first:
             first.insert(0, command.first)
         if via is not None:
@@ -230,7 +234,7 @@ def start_local(boot: Boot, command: Command, first: list[bytes]) -> Started:
                 f"cannot use the working directory: {error}", gateway_id=boot.id, hint="check chdir= in the spec"
             ) from error
     env = {**os.environ, **command.env} if command.env else None
-    shown = shlex.join(shorten(command.argv))
+    shown = join_command(command.argv)
     try:
         process = LocalProcess(command.argv, env, cwd, command.own_session)
     except NotADirectoryError as error:
@@ -261,6 +265,13 @@ def start_local(boot: Boot, command: Command, first: list[bytes]) -> Started:
     )
 
 
+def join_command(argv: Sequence[str]) -> str:
+    """A command line for a message."""
+    import shlex
+
+    return shlex.join(shorten(argv))
+
+
 def shorten(argv: Sequence[str]) -> list[str]:
     """A command line for a message: without the text of stage 0."""
     return [arg if arg not in (SOURCE, CODE) else "<stage 0>" for arg in argv]
@@ -272,6 +283,8 @@ def split_command(text: str, key: str) -> list[str]:
     Raises:
         SpecError: quotes do not match, or it is empty.
     """
+    import shlex
+
     try:
         argv = shlex.split(text)
     except ValueError as error:
@@ -305,6 +318,8 @@ def _loader_text() -> str:
 
 def _loader_source() -> bytes:
     if "source" not in _made:
+        import zlib
+
         from ..bootstrap.blank import blank
 
         text = blank(_loader_text(), comments=True, docstrings=True, annotations=True)
