@@ -123,6 +123,7 @@ class Link:
         self._deferred: list[Callable[[], None]] = []
         self.pending: Any = ()  # or [buffers being written, results of the writes so far]
         self._finishing: Any = None  # the fragment of ``bulk`` that is in _pending
+        self._broken = False  # a write failed: nothing more is written, the end of the link comes
         self.flush_asked = False
         self._write_polled = False
         self.inbox: list[bytes] = []  # read by a leader, not yet fed
@@ -299,7 +300,7 @@ class Link:
 
     def flush(self) -> None:
         """Write what is queued as far as the stream takes it; the reactor goes on with the rest. Never blocks."""
-        while (self.out or self.bulk or self.pending) and self.closed is None:
+        while (self.out or self.bulk or self.pending) and self.closed is None and not self._broken:
             mine = False
             try:
                 with self.lock:
@@ -346,6 +347,7 @@ class Link:
         except OSError:
             # The peer is gone. The reader will see the end and know more than "broken pipe"; a write side that breaks while
             # the read side stays open must end the link as well.
+            self._broken = True
             self.pending = ()
             self.reactor.call(self._write_broke)
             return False
