@@ -49,6 +49,7 @@ __all__ = [
     "connect",
     "find_secret",
     "parse_address",
+    "start_tls",
 ]
 
 # KIND of the server's error line -> error, hint.
@@ -479,7 +480,22 @@ def _left(deadline: float | None) -> float | None:
 def start_tls(
     sockets: Sequence[socket.socket], deadline: float | None, tls: Tls, where: Address, server: str
 ) -> tuple[list[serve.TlsStream], str]:
-    """TLS on both connections, and the BINDING to the certificate that both have shown."""
+    """TLS on two fresh connections to one server.
+
+    Args:
+        sockets: the connections, or what has their ``recv``, ``sendall`` and ``settimeout``.
+        deadline: on the clock of ``time.monotonic``, or None.
+        tls: what the certificate must be.
+        where: the address; its host is the name that the certificate must have unless ``tls`` says another.
+        server: what was connected to, for messages.
+
+    Returns:
+        The two streams, and the BINDING to the certificate that both have shown.
+
+    Raises:
+        AuthenticationError: the certificate is not trusted.
+        StartTimeout, StartError: there is no TLS server, or it went away.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if tls.ca is None:
