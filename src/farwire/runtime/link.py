@@ -492,13 +492,17 @@ class Link:
                     "channel %d of gateway %s: no credit in time; the other end does not receive" % (core.id, self.gateway.id)
                 )
 
-    def raw_write(self, core: ChannelCore, data: Any, code: int = 0) -> int:
-        """Send bytes of a RAW channel as far as credit and queue allow. Returns the count; never blocks."""
+    def raw_write(self, core: ChannelCore, data: Any, code: int = 0, whole: bool = False) -> int:
+        """Send bytes of a RAW channel as far as credit and queue allow. Returns the count; never blocks.
+
+        ``whole`` is for who has looked at credit and queue and taken no more bytes than that: other threads may fill the
+        queue meanwhile, and the bytes have no other place to be.
+        """
         with self.lock:
             if self.closed is not None or not can_send(core):
                 raise self.lost() if self.closed is not None else core.send_error()
             count = min(len(data), core.credit, INLINE_MAX)
-            if count <= 0 or len(self.out) > GATHER:
+            if count <= 0 or (len(self.out) > GATHER and not whole):
                 return 0
             core.credit -= count
             self.out.append(_pack(count, core.id, RAW, code) + bytes(memoryview(data)[:count]))
@@ -651,12 +655,7 @@ class Link:
                     self.connection.grant(core)
                 core.arrived([(code, payload, cost)])
             elif kind == RAW:
-                sink = core.sink
-                if sink is not None:
-                    deferred.append(_Call(sink, core, code, payload))
-                else:
-                    core.consumed += len(payload)
-                    self.connection.grant(core)
+                deferred.append(_Call(self._raw_arrived, core, code, payload))
             elif kind == CREDIT:
                 core.wake_senders()
                 if core.on_credit is not None:
@@ -683,6 +682,14 @@ class Link:
             self.close_dropped()
         if self.out:
             self.flush()
+
+    def _raw_arrived(self, core: ChannelCore, code: int, data: bytes) -> None:
+        # The sink as it is now: the frame before this one may have been the EXEC of the service that sets it.
+        sink = core.sink
+        if sink is not None:
+            sink(core, code, data)
+        else:
+            self.consumed(core, len(data))
 
     def defer(self, function: Any, *args: Any) -> None:
         """Under the lock: have this called when the lock is free."""

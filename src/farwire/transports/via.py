@@ -7,8 +7,11 @@ relay holds at most their windows.
 from __future__ import annotations
 
 import shlex
+from _thread import allocate_lock
+from collections import deque
 from time import monotonic
 
+from ..errors import StartError
 from ..protocol.frames import EXEC, TASK_SERVICE
 from ..runtime.channel import ENDED
 from .base import Boot, Command, Started, shorten
@@ -18,6 +21,74 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    Sink = Callable[[Any, int, bytes], object]
+
+
+class RawInput:
+    """What comes in on a RAW channel: kept until somebody attaches a sink, which then gets it as the link would give it.
+
+    Made before the relay is asked for, so that nothing is missed, the end least of all.
+
+    Attributes:
+        link, core: the link of the other gateway, and the channel on it.
+    """
+
+    def __init__(self, link: Any, core: Any) -> None:
+        self.link = link
+        self.core = core
+        self._lock = allocate_lock()  # held while the sink gets what was kept; what comes meanwhile waits
+        self._sink: Sink | None = None
+        self._held: deque[tuple[int, bytes]] = deque()
+        self._waiter: Any = None
+        core.sink = self._arrived
+
+    def _arrived(self, core: Any, code: int, data: bytes) -> None:
+        with self._lock:
+            sink = self._sink
+            if sink is None:
+                self._held.append((code, data))
+                if self._waiter is not None:
+                    self._waiter.release()
+                    self._waiter = None
+                return
+        sink(core, code, data)
+
+    def attach(self, sink: Sink) -> None:
+        """From now on ``sink(core, code, data)`` gets everything, what was kept first."""
+        with self._lock:
+            while self._held:
+                sink(self.core, *self._held.popleft())
+            self._sink = self.core.sink = sink
+        self.link.flush()
+
+    def read(self, size: int, deadline: float | None, peek: bool = False) -> bytes:
+        """1 to ``size`` bytes, empty at the end; waits for them. Only until a sink is attached.
+
+        Raises:
+            TimeoutError: nothing came until the deadline (the builtin one).
+        """
+        while True:
+            with self._lock:
+                if self._held:
+                    code, data = self._held[0]
+                    if code == ENDED:
+                        return b""
+                    if not peek:
+                        self._held.popleft()
+                        if data[size:]:
+                            self._held.appendleft((code, data[size:]))
+                    break
+                waiter = allocate_lock()
+                waiter.acquire()
+                self._waiter = waiter
+            if not self.link.wait(waiter, deadline):
+                self._waiter = None
+                raise TimeoutError("the handshake took too long")
+        if not peek:
+            self.link.consumed(self.core, len(data[:size]))
+            self.link.flush()
+        return data[:size]
+
 
 class RelayedStream:
     """A byte stream that is a RAW channel of another link."""
@@ -26,9 +97,10 @@ class RelayedStream:
     read_fd = -1
     write_fd = -2
 
-    def __init__(self, link: Any, core: Any) -> None:
-        self.link = link
-        self.core = core
+    def __init__(self, source: RawInput) -> None:
+        self.input: Any = source
+        self.link = source.link
+        self.core = source.core
         self.closed = False
 
     def write(self, buffers: Sequence[bytes | memoryview]) -> int:
@@ -58,7 +130,11 @@ class RelayedStream:
 
 
 class RelayedProcess:
-    """A process that a relay started."""
+    """A process that a relay started.
+
+    Attributes:
+        returncode: its exit status as the relay reported it.
+    """
 
     def __init__(self, link: Any, core: Any) -> None:
         self.link = link
@@ -67,7 +143,7 @@ class RelayedProcess:
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """The exit status that the relay reported."""
+        """The exit status; 0 when the relay is gone, and with it what it started."""
         if self.returncode is None and (self.link.closed is not None or self.core.ended is not None):
             return 0
         return self.returncode
@@ -92,48 +168,45 @@ class RelayedProcess:
         self.core.handle().close()
 
 
-def start_service(via: Any, request: dict[str, Any]) -> tuple[Any, Any]:
-    """Ask a gateway's worker for a relay. Returns the cores of the link's channel and of stderr's."""
+def start_service(via: Any, request: dict[str, Any]) -> tuple[RawInput, RawInput]:
+    """Ask a gateway's worker for a relay. Returns the link's channel and that of stderr.
+
+    Raises:
+        StartError: the gateway is gone.
+    """
     link = via._link
-    channel = via.newchannel()
-    stderr = via.newchannel()
-    request["stderr"] = stderr.id
-    code, payload = link.encode(request)
-    if isinstance(payload, list):
-        payload = b"".join(payload)
-    with link.lock:
-        if link.closed is not None:
-            raise link.lost()
-        channel._core.service = channel
-        stderr._core.service = stderr
-        link.connection.send(EXEC, channel.id, bytes((code,)) + bytes(payload), TASK_SERVICE)
+    try:
+        channel = via.newchannel()
+        stderr = via.newchannel()
+        inputs = RawInput(link, channel._core), RawInput(link, stderr._core)
+        request["stderr"] = stderr.id
+        code, payload = link.encode(request)
+        if isinstance(payload, list):
+            payload = b"".join(payload)
+        with link.lock:
+            if link.closed is not None:
+                raise link.lost()
+            channel._core.service = channel
+            stderr._core.service = stderr
+            link.connection.send(EXEC, channel.id, bytes((code,)) + bytes(payload), TASK_SERVICE)
+    except OSError as error:  # GatewayLost, ChannelClosed
+        raise StartError(f"gateway {via.id}, through which it was to be reached, is gone: {error}") from error
     link.flush()
-    return channel._core, stderr._core
+    return inputs
 
 
 def start_relayed(boot: Boot, command: Command, first: list[bytes], via: Any) -> Started:
     """Run a command on a gateway's host."""
-    core, stderr = start_service(
-        via,
-        {
-            "service": "relay",
-            "argv": command.argv,
-            "env": command.env,
-            "chdir": command.chdir or "",
-            "window": boot.window,
-        },
+    source, stderr = start_service(
+        via, {"service": "relay", "argv": command.argv, "env": command.env, "chdir": command.chdir or ""}
     )
-    link = via._link
     return Started(
-        RelayedStream(link, core),
+        RelayedStream(source),
         -1,
-        RelayedProcess(link, core),
+        RelayedProcess(source.link, source.core),
         f"via {via.id}: {shlex.join(shorten(command.argv))}",
         first,
-        parent=link,
-        stderr_core=stderr,
+        parent=source.link,
+        stderr_input=stderr,
         address=command.address,
     )
-
-
-__all__ = ["ENDED", "RelayedProcess", "RelayedStream", "start_relayed", "start_service"]

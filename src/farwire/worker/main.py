@@ -152,7 +152,7 @@ class Worker:
         if not data:
             self.reactor.unregister(self.stdout_r)
         elif link.closed is None:
-            link.raw_write(control, data, STDOUT)
+            link.raw_write(control, data, STDOUT, True)
 
     def _stdout_writable(self) -> None:
         if self.stdout_waits:
@@ -249,7 +249,7 @@ class Worker:
                 except OSError:
                     data = b""
                 if data and link.closed is None:
-                    link.raw_write(link.connection.control, data, STDOUT)
+                    link.raw_write(link.connection.control, data, STDOUT, True)
                     self.reactor.call(drain)
                     return
             if (link.out or link.pending or link.writing) and monotonic() < deadline and link.closed is None:

@@ -5,14 +5,17 @@
                  RAW channel  <-----------  stdout
                  RAW channel  <-----------  stderr
 
-Everything runs in the reactor or in the thread that reads the link, and never blocks. What came for the command and its pipe does not
-take waits here; it counts as consumed when written, so at most the channel's window waits.
+Or, with two connections to a socket server in the place of the command: its stderr is then written to as well, for the handshake.
+
+Everything runs in the reactor or in the thread that reads the link, and never blocks (connecting does, in a thread of its own). What
+came for the command and its pipe does not take waits here; it counts as consumed when written, so at most the channel's window waits.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from _thread import allocate_lock, start_new_thread
 from collections import deque
 
 from ..runtime.channel import ENDED
@@ -30,29 +33,90 @@ READ_SIZE = 65536
 
 def start_service(worker: Worker, core: Any, payload: bytes) -> None:
     """An EXEC frame for a service; called by the reading thread."""
-    from ..runtime.remote_error import encode_error
-
     link = worker.link
-    handle = core.handle()
+    request = link.decode(payload[0], payload[1:])
+    with link.lock:
+        stderr = link.connection.get(request["stderr"])
+    # No program holds these channels.
+    core.service = core.handle()
+    stderr.service = stderr.handle()
+    relay = Relay(worker, core, stderr)
     try:
-        request = link.decode(payload[0], payload[1:])
-        if request.get("service") != "relay":
-            raise ValueError("this worker has no service %r" % (request.get("service"),))
-        with link.lock:
-            stderr = link.connection.get(request["stderr"])
-        relay = Relay(worker, core, stderr)
-        core.service = (relay, handle)  # no program holds the channel
-        stderr.service = stderr.handle()
+        if request["service"] != "relay":
+            raise ValueError("this worker has no service %r" % (request["service"],))
         if "connect" in request:
-            relay.connect(request)
+            start_new_thread(relay.connect, (request,))
         else:
             relay.run(request)
+        if core.ended is not None:  # closed by what came right behind the request
+            relay.reactor.call(relay.finish)
     except Exception as exc:  # the requester gets it
-        error, code = encode_error(exc)
+        relay.refuse(exc)
+
+
+class Inlet:
+    """What the controller sends on a channel, on its way into a descriptor."""
+
+    def __init__(self, relay: Relay, core: Any) -> None:
+        self.reactor = relay.reactor
+        self.link = relay.link
+        self.core = core
+        self.fd = -1
+        self.held: deque[memoryview] = deque()
+        self.lock = allocate_lock()  # for a moment: the descriptor is not closed while somebody writes
+
+    def open(self, fd: int) -> None:
+        """Where it goes; the descriptor is ours. What came before waits here."""
+        self.fd = fd
+        self.reactor.call(self._poll)
+
+    def put(self, data: bytes) -> None:
+        """In the thread that reads the link."""
+        rest = memoryview(data)
+        if not self.held and self.fd >= 0:
+            rest = rest[self._write(rest) :]
+        if rest:
+            self.held.append(rest)
+            self.reactor.call(self._poll)
+
+    def _write(self, data: memoryview) -> int:
+        with self.lock:
+            try:
+                count = os.write(self.fd, data) if self.fd >= 0 else len(data)
+            except BlockingIOError:
+                return 0
+            except OSError:  # it ended: its output tells
+                count = len(data)
+        link = self.link
         with link.lock:
+            self.core.consumed += count
             if link.closed is None:
-                link.connection.send_close(core, error, code)
-        link.flush()
+                link.connection.grant(self.core)
+        if link.out:
+            link.flush()
+        return count
+
+    def _poll(self) -> None:
+        if self.held and self.fd >= 0:
+            self.reactor.register(self.fd, self._writable, POLLOUT)
+
+    def _writable(self, events: int) -> None:
+        while self.held:
+            piece = self.held[0]
+            count = self._write(piece)
+            if count < len(piece):
+                self.held[0] = piece[count:]
+                return
+            self.held.popleft()
+        self.reactor.unregister(self.fd)
+
+    def close(self) -> None:
+        """In the reactor's thread."""
+        if self.fd >= 0:
+            self.reactor.unregister(self.fd)
+            with self.lock:
+                os.close(self.fd)
+                self.fd = -1
 
 
 class Relay:
@@ -65,11 +129,11 @@ class Relay:
         self.core = core
         self.stderr = stderr
         self.process: Any = None
-        self.sockets: list[Any] = []
-        self.stdin = -1
+        self.inlets = [Inlet(self, core), Inlet(self, stderr)]
         self.outs: dict[int, Any] = {}  # our read end -> channel
-        self.held: deque[memoryview] = deque()
         self.ended = False
+        core.sink = self._from_controller
+        stderr.sink = self._to_stderr
 
     def run(self, request: dict[str, Any]) -> None:
         """Start a command."""
@@ -101,33 +165,59 @@ class Relay:
             pipe.close()
 
     def connect(self, request: dict[str, Any]) -> None:
-        """Connect twice (link and stderr) to a socket server that this host can reach."""
+        """Connect twice (link and stderr) to a socket server that this host can reach; in a thread of its own."""
         import socket
 
-        for _ in range(2):
-            address = request["connect"]
-            if isinstance(address, str):
-                sock = socket.socket(socket.AF_UNIX)
-                sock.settimeout(10)
-                sock.connect(address)
-            else:
-                sock = socket.create_connection(tuple(address), 10)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.sockets.append(sock)
-        link, stderr = self.sockets
-        # The controller shakes hands on both; what it writes to the second one is little and comes first.
-        self.stderr.sink = self._to_stderr_socket
-        self._attach(os.dup(link.fileno()), os.dup(link.fileno()), os.dup(stderr.fileno()))
+        found = []
+        try:
+            address, timeout = request["connect"], request["timeout"]
+            for _ in range(2):
+                if isinstance(address, str):
+                    sock = socket.socket(socket.AF_UNIX)
+                    found.append(sock)
+                    sock.settimeout(timeout)
+                    sock.connect(address)
+                else:
+                    sock = socket.create_connection(tuple(address), timeout)
+                    found.append(sock)
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            link, stderr = [os.dup(sock.fileno()) for sock in found]
+        except Exception as exc:  # the requester gets it
+            self.refuse(exc)
+            return
+        finally:
+            for sock in found:
+                sock.close()
+        self.reactor.call(lambda: self._attach(os.dup(link), link, stderr, os.dup(stderr)))
 
-    def _attach(self, stdin: int, stdout: int, stderr: int) -> None:
-        self.stdin = stdin
-        enlarge_pipe(stdin)
-        for fd in (stdin, stdout, stderr):
+    def refuse(self, exc: Exception) -> None:
+        """It cannot be started: the controller gets the error."""
+        from ..runtime.remote_error import encode_error
+
+        error, code = encode_error(exc)
+        link = self.link
+        with link.lock:
+            if link.closed is None:
+                link.connection.send_close(self.stderr)
+                link.connection.send_close(self.core, error, code)
+        link.flush()
+        self.core.service = self.stderr.service = None
+
+    def _attach(self, stdin: int, stdout: int, stderr: int, stderr_in: int = -1) -> None:
+        fds = [stdin, stdout, stderr] + ([stderr_in] if stderr_in >= 0 else [])
+        for fd in fds:
             os.set_blocking(fd, False)
+        enlarge_pipe(stdin)
+        if self.ended:  # the controller gave up while we connected
+            for fd in fds:
+                os.close(fd)
+            return
         self.outs = {stdout: self.core, stderr: self.stderr}
         self.core.on_credit = self._resume
         self.stderr.on_credit = self._resume
-        self.core.sink = self._from_controller
+        self.inlets[0].open(stdin)
+        if stderr_in >= 0:
+            self.inlets[1].open(stderr_in)
         self.reactor.call(self._start)
 
     def _start(self) -> None:
@@ -161,7 +251,7 @@ class Relay:
             self._closed(fd)
             return
         try:
-            link.raw_write(core, data)
+            link.raw_write(core, data, 0, True)
         except OSError:  # the controller closed the channel: _from_controller gets to know
             self.reactor.unregister(fd)
 
@@ -180,7 +270,7 @@ class Relay:
         if not self.outs or core is self.core:
             self._await_exit(0.001)
         elif self.core not in self.outs.values():
-            self._finish()
+            self.finish()
 
     def _await_exit(self, delay: float) -> None:
         """stdout is closed: the process ends soon; its status follows what it wrote to stderr."""
@@ -195,9 +285,10 @@ class Relay:
             if self.outs:
                 self.reactor.later(delay, lambda: self._await_exit(delay * 2))
                 return
-        self._finish()
+        self.finish()
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """It is over: end what is left, tell the controller. In the reactor's thread."""
         if self.ended:
             return
         self.ended = True
@@ -219,67 +310,22 @@ class Relay:
 
     def _from_controller(self, core: Any, code: int, data: bytes) -> None:
         if code == ENDED:
-            self.reactor.call(self._finish)
-            return
-        if not self.held and self.stdin >= 0:
-            try:
-                count = os.write(self.stdin, data)
-            except BlockingIOError:
-                count = 0
-            except OSError:  # it ended: its stdout tells
-                count = len(data)
-            if count:
-                self._consumed(count)
-            if count == len(data):
-                return
-            data = data[count:]
-            self.held.append(memoryview(data))
-            self.reactor.call(self._poll_stdin)
+            self.reactor.call(self.finish)
         else:
-            self.held.append(memoryview(data))
+            self.inlets[0].put(data)
 
-    def _poll_stdin(self) -> None:
-        if self.held and self.stdin >= 0:
-            self.reactor.register(self.stdin, self._writable, POLLOUT)
-
-    def _writable(self, events: int) -> None:
-        while self.held:
-            piece = self.held[0]
-            try:
-                count = os.write(self.stdin, piece)
-            except BlockingIOError:
-                return
-            except OSError:
-                count = len(piece)
-            self._consumed(count)
-            if count < len(piece):
-                self.held[0] = piece[count:]
-            else:
-                self.held.popleft()
-        self.reactor.unregister(self.stdin)
-
-    def _consumed(self, count: int) -> None:
-        link = self.link
-        with link.lock:
-            self.core.consumed += count
-            link.connection.grant(self.core)
-
-    def _to_stderr_socket(self, core: Any, code: int, data: bytes) -> None:
+    def _to_stderr(self, core: Any, code: int, data: bytes) -> None:
         if code != ENDED:
-            self.sockets[1].sendall(data)
+            self.inlets[1].put(data)
 
     def _end_process(self) -> None:
         """Kill what is left of the process's session, close our ends."""
-        if self.stdin >= 0:
-            self.reactor.unregister(self.stdin)
-            os.close(self.stdin)
-            self.stdin = -1
+        for inlet in self.inlets:
+            inlet.close()
         for fd in list(self.outs):
             self.reactor.unregister(fd)
             os.close(fd)
         self.outs.clear()
-        for sock in self.sockets:
-            sock.close()
         process = self.process
         if process is not None and process.poll() is None:
             # The guard at its head sees the closed pipe and ends the worker, then itself; what is no guard of ours is killed.
