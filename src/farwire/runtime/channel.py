@@ -386,7 +386,8 @@ class Channel:
                             core.consumed += entry[2]
                             link.sends = 0
                     elif core.direct and not (
-                        link.reading
+                        core.large is not None  # its credit comes back when somebody counts as waiting
+                        or link.reading
                         or link.followers
                         or link.inbox
                         or link.out
