@@ -11,6 +11,7 @@ import gc
 import importlib.util
 import io
 import math
+import mmap
 import pathlib
 import pickle
 import pickletools
@@ -698,10 +699,28 @@ def test_large_arrays_are_not_copied() -> None:
         code, chunks = ENCODERS[5].encode(item)
         assert code == PICKLE_BUFFERS
         assert any(np.shares_memory(item, np.frombuffer(chunk, "u1")) for chunk in chunks)
-        received = bytearray(joined(chunks))
+        data = joined(chunks)
+        pages = mmap.mmap(-1, len(data))
+        pages[:] = data
+        for received in (bytearray(data), memoryview(bytearray(data)), memoryview(pages)):
+            back = DECODER.decode(code, received)
+            assert np.array_equal(back, item)
+            assert np.shares_memory(back, np.frombuffer(received, "u1"))
+            back[:] = 0
+
+
+def test_arrays_do_not_look_into_a_bytesio() -> None:
+    """CPython 3.12.1 crashes when it collects a BytesIO of which there are views."""
+    np = pytest.importorskip("numpy")
+    code, chunks = ENCODERS[5].encode([np.arange(100_000.0)])
+    stream = io.BytesIO(joined(chunks))
+    for received in (stream, stream.getbuffer()):
         back = DECODER.decode(code, received)
-        assert np.shares_memory(back, np.frombuffer(received, "u1"))
-        back[:] = 0
+        assert not np.shares_memory(back[0], np.frombuffer(stream.getbuffer(), "u1"))
+        assert back[0].flags.writeable
+        back.append(back)
+    del stream, received, back
+    gc.collect()
 
 
 def test_refused_arrays() -> None:

@@ -65,7 +65,9 @@ PICKLE_BUFFERS = 11
 #: The highest pickle protocol that this interpreter can encode and decode; the ends use the lower one of theirs.
 PROTOCOL = 5 if sys.version_info >= (3, 8) else 4
 
-#: Codes of which a large payload is best received into a writable buffer, which the decoded item then keeps.
+#: Codes of which a large payload is best received into something writable, a bytearray or a private mmap, which the decoded
+#: item then keeps. Not into a BytesIO: when the garbage collector takes one apart of which there are views, CPython 3.12.1 crashes and
+#: 3.13 prints a BufferError.
 WRITABLE = frozenset((BYTEARRAY, PICKLE_BUFFERS))
 
 #: Payloads from this size on are handled without copying where possible. It is the frame size of pickle: a Pickler hands
@@ -656,7 +658,7 @@ class Decoder:
         Args:
             code: its code.
             payload: bytes, or a bytearray, memoryview or BytesIO that the decoder now owns: the item may be that bytearray,
-                or look into the buffer.
+                or arrays in it may look into the buffer (of a BytesIO they have copies; see ``WRITABLE``).
 
         Raises:
             LoadError: these bytes are not an item, or there is no memory for it.
@@ -710,7 +712,7 @@ class Decoder:
         size = len(payload) if type(payload) is bytes else len(_buffer(payload))
         if type(payload) is bytes or (type(payload) is bytearray and size < LARGE):
             file = _bytesio(payload)
-        elif hasattr(payload, "getbuffer"):
+        elif hasattr(payload, "getvalue"):
             file = payload
             file.seek(0)
         else:
@@ -744,8 +746,12 @@ class Decoder:
         if end != len(whole):
             raise LoadError("not an item: the buffers' lengths do not add up")
 
+        copied = type(whole.obj).__name__ == "_BytesIOBuffer"  # see WRITABLE
+
         def data(what: object) -> Any:
-            return buffers[what] if type(what) is int and what >= 0 else _data(what)
+            if type(what) is not int or what < 0:
+                return _data(what)
+            return bytearray(buffers[what]) if copied else buffers[what]
 
         table = dict(self._table)
         table["bytes"] = lambda what: bytes(data(what))
@@ -755,7 +761,7 @@ class Decoder:
 
 def _buffer(payload: Any) -> memoryview:
     """Return a byte-wise view of a payload."""
-    view = payload.getbuffer() if hasattr(payload, "getbuffer") else memoryview(payload)
+    view = memoryview(payload.getvalue() if hasattr(payload, "getvalue") else payload)
     return view if view.format == "B" and view.ndim == 1 else view.cast("B")
 
 
@@ -950,7 +956,7 @@ def _array(dtype: object, shape: Any, order: object, data: Any) -> Any:
         raise LoadError("not an item: an array of %d bytes with %d bytes of data" % (size, len(data)))
     if not size:
         return numpy.empty(shape, kind)
-    if type(data) is bytes or data.readonly:
+    if type(data) is bytes or (type(data) is memoryview and data.readonly):
         data = bytearray(data)
     return numpy.ndarray(shape, kind, data, 0, None, order)
 
