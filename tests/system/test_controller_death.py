@@ -64,7 +64,7 @@ import farwire
 gateway = farwire.makegateway("popen")
 channel = gateway.remote_exec("import os; channel.send(os.getpid())\\n" + sys.argv[1])
 worker = channel.receive()
-sys.stdout.write(f"{gateway._process.pid} {worker}\n")  # one write: output of the worker may come in between
+sys.stdout.write(f"{gateway._process.pid} {worker}\\n")  # one write: output of the worker may come in between
 sys.stdout.flush()
 """
 
