@@ -457,7 +457,7 @@ class Channel:
                             if core.large is not None:
                                 link.connection.pay_large(core)
                         if link.parent is None:
-                            if not link.reading and not link.followers and not link.inbox:
+                            if not (link.reading or link.followers or link.inbox or link.unfinished()):
                                 link.reading = lead = True
                         if not lead:
                             waiter = allocate_lock()
@@ -468,7 +468,7 @@ class Channel:
                     if not lead and link.parent is not None and timeout != 0:
                         root = link.root
                         with root.lock:
-                            if not root.reading and not root.followers and not root.inbox and root.closed is None:
+                            if not (root.reading or root.followers or root.inbox or root.closed or root.unfinished()):
                                 root.reading = lead = True
                         if lead and not core.receivers:
                             continue  # it came between the two locks

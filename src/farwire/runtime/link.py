@@ -738,8 +738,6 @@ class Link:
         not that item is left in the inbox, for the reactor.
         """
         root = self.root
-        if root.inbox or root.connection.buffer() is not None or root.marker or self.marker:
-            return None
         timeout = None
         if deadline is not None:
             timeout = max(0, int((deadline - monotonic()) * 1000) + 1)
@@ -791,6 +789,10 @@ class Link:
             core.consumed += count
             if self.closed is None:
                 self.connection.grant(core)
+
+    def unfinished(self) -> bool:
+        """Whether the next bytes are not the beginning of a frame: those are for the reactor."""
+        return bool(self.connection.unfinished or self.marker)
 
     def stop_leading(self) -> None:
         """Give the reader role of the root back, and see that somebody reads if others wait."""
