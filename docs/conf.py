@@ -19,7 +19,7 @@ html_theme = "furo"
 html_title = "farwire"
 nitpicky = False
 
-myst_enable_extensions = ["substitution", "deflist"]
+myst_enable_extensions = ["colon_fence", "deflist", "substitution"]
 myst_heading_anchors = 3
 myst_substitutions = {}
 

@@ -32,7 +32,7 @@ import servers
 from conftest import no_new_children
 
 ROOT = Path(__file__).parents[1]
-FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,}|:{3,})(?P<info>.*)$")
+FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<info>.*)$")
 COMMENT = re.compile(r"^<!-- (?P<kind>setup|skip|needs)(?P<rest>.*)$")
 
 
