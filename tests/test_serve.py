@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 import servers
-from conftest import wait_for
+from conftest import Leaks, wait_for
 from farwire import errors, serve
 from farwire.transports import handshake
 from farwire.transports.handshake import StartRequest, Tls, connect
@@ -94,22 +94,25 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
                 command + ([address] if address else []), env=env, stdout=subprocess.PIPE, stderr=stderr, **popen
             )
         server = RunningServer(process, log)
+        running.append(server)
         for _ in range(0 if fails else sockets):
             line = process.stdout.readline().decode()
             assert line.startswith("listening on "), f"{line!r}, {server.log}"
             server.addresses.append(line.removeprefix("listening on ").rstrip("\n"))
-        running.append(server)
         return server
 
     yield start
+    wrong = []
     for server in running:
         process = server.process
-        if process.poll() is None:
-            assert server.stop() == 0, server.log
+        if process.poll() is None and (status := server.stop()) != 0:
+            wrong.append((status, server.log))
         process.stdout.close()  # type: ignore[union-attr]
         if process.stdin is not None:
             process.stdin.close()
-        assert "defect" not in server.log, server.log
+        if "defect" in server.log:
+            wrong.append((0, server.log))
+    assert not wrong
 
 
 @pytest.fixture(scope="module")
@@ -448,20 +451,21 @@ def test_a_stopped_client_holds_up_nobody(start_server: StartServer) -> None:
             assert echo(session, b"hello") == b"hello"
 
 
-def test_nothing_is_left(start_server: StartServer, tls_options: list[str], no_leaks: None) -> None:
-    for options, tls in (([], None), (tls_options, Tls())):
-        server = start_server(*options)
-        for _ in range(3):
-            with worker(server.address, LONG, tls=tls) as session:
-                assert session.link_socket.recv(100)
-        wait_for(lambda: not servers.children(server.process.pid), "no children")  # noqa: B023
-        before = len(os.listdir(f"/proc/{server.process.pid}/fd"))
-        with worker(server.address, LONG, tls=tls) as session:
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
+def test_nothing_is_left(start_server: StartServer, tls_options: list[str], encrypted: bool) -> None:
+    """Neither here nor at the server, after the first use of everything."""
+    server = start_server(*(tls_options if encrypted else []))
+
+    def use() -> int:
+        with worker(server.address, LONG, tls=Tls() if encrypted else None) as session:
             assert session.link_socket.recv(100)
-        wait_for(lambda: not servers.children(server.process.pid), "no children")  # noqa: B023
-        assert len(os.listdir(f"/proc/{server.process.pid}/fd")) == before
-        assert server.stop() == 0
-        server.process.stdout.close()  # type: ignore[union-attr]
+        wait_for(lambda: not servers.children(server.process.pid), "no children")
+        return len(os.listdir(f"/proc/{server.process.pid}/fd"))
+
+    first = use()
+    here = Leaks()
+    assert [use() for _ in range(3)] == [first] * 3
+    here.check()
 
 
 def test_over_any_byte_stream(start_server: StartServer) -> None:
@@ -1157,13 +1161,15 @@ print(json.dumps(process.wait()), flush=True)
         process.stderr.read()
 
 
-def test_spawn_server_that_fails(capfd: pytest.CaptureFixture[str], no_leaks: None) -> None:
+def test_spawn_server_that_fails(capfd: pytest.CaptureFixture[str]) -> None:
+    before = servers.children(os.getpid())
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(RuntimeError, match="exit status 1"),
     ):
         serve.spawn_server(serve.script_text(), *taken.getsockname(), SECRET)
     assert "cannot listen on 127.0.0.1" in capfd.readouterr().err
+    assert servers.children(os.getpid()) == before
 
 
 def test_exit_on_stdin_eof(start_server: StartServer) -> None:

@@ -1153,8 +1153,11 @@ class Server:
         self._stopping = False
         self._wakeup: Tuple[socket.socket, socket.socket] = socket.socketpair()
 
-    def run(self) -> None:
-        """Serve until SIGTERM, SIGINT, the end of stdin or of ``once``; then end every process that was started."""
+    def run(self, announce: Callable[[], object]) -> None:
+        """Serve until SIGTERM, SIGINT, the end of stdin or of ``once``; then end every process that was started.
+
+        ``announce`` is called when signals have their effect: whoever waits for the announcement may send one at once.
+        """
         for sock in self._wakeup:
             sock.setblocking(False)
         signal.set_wakeup_fd(self._wakeup[1].fileno())
@@ -1169,6 +1172,7 @@ class Server:
         for sock in self._listeners:
             sock.setblocking(False)
         try:
+            announce()
             while not self._stopping:
                 self._choose_accepting()
                 for key, _events in self._selector.select(self._patience()):
@@ -1685,8 +1689,8 @@ def serve(options: argparse.Namespace) -> int:
             Log()(f"warning: a secret of less than {SHORT_SECRET} bytes can be guessed by whoever listens in")
         # One write, so that whoever waits for the lines gets them together.
         names = [socket_address(listener.sock.getsockname()) for listener in listeners]
-        os.write(1, "".join(f"listening on {name}\n" for name in names).encode("utf-8", "surrogateescape"))
-        server.run()
+        lines = "".join(f"listening on {name}\n" for name in names).encode("utf-8", "surrogateescape")
+        server.run(lambda: os.write(1, lines))
     finally:
         for listener in listeners:
             listener.sock.close()
