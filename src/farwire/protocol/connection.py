@@ -19,7 +19,7 @@ from collections import deque
 from io import BytesIO
 from struct import Struct
 
-from .errors import ProtocolError
+from .errors import FarwireError, ProtocolError
 from .frames import (
     ABORT,
     CLOSE,
@@ -33,8 +33,14 @@ from .frames import (
     ITEM,
     ITEM_COST,
     LARGE,
+    MAX_ANSWERS,
+    MAX_CHANNELS,
+    MAX_HELLO,
+    MAX_ID,
     MAX_ITEM,
     MAX_PAYLOAD,
+    MAX_PING,
+    MIN_WINDOW,
     NAMES,
     PART,
     PING,
@@ -43,12 +49,12 @@ from .frames import (
     REPLY,
     REQUEST,
     SIGNAL,
+    VERSION,
     WINDOW,
 )
 from .state import (
     CAN_RECEIVE,
     CAN_SEND,
-    CLOSED,
     CLOSING,
     EVENT_NAMES,
     OPEN,
@@ -99,6 +105,7 @@ class ChannelState:
     """What the protocol knows of one channel. The runtime's channel derives from it."""
 
     __slots__ = (
+        "claimed",
         "consumed",
         "credit",
         "granted",
@@ -126,6 +133,7 @@ class ChannelState:
         self.lifted = False  # grant everything at once: somebody waits for the close, or nobody reads
         self.large: Large | None = None
         self.sending_large = False
+        self.claimed = False  # somebody here has, or had, the channel; else only its number came so far
 
     def __repr__(self) -> str:
         return "<%s %d %s>" % (type(self).__name__, self.id, STATE_NAMES[self.state])
@@ -163,8 +171,22 @@ class Connection:
         self.out: list[bytes] = []
         self.hello: dict[str, str] | None = None  # the peer's
         self.goodbye_received = False
+        self._own = 0  # how many channels of our numbers are open,
+        self._peers = 0  # and of the peer's
+        # Numbers are given out in order and never twice. Of the peer's, this is the highest that came up, and those below it that
+        # did not come up yet; all others below are open or have been closed.
+        self._highest = 0 if controller else -1
+        self._skipped: set[int] = set()
+        # Closed before anybody here got hold of them: the item with the number is still in a queue.
+        self._early: dict[int, tuple[Any, int]] = {}
+        self._early_size = 0
+        self._answers = 0
+        self._guarded = True  # before the first frame and after a fault
+        self._fault = ""
         self.unfinished = False  # whether something incomplete is kept:
-        self._rest = b""  # the beginning of a frame that is not complete
+        self._rest = b""  # the beginning of a frame that is not complete,
+        self._gathered = bytearray()  # what came after it, when it came in small pieces,
+        self._missing = 0  # and how many bytes more it takes to go on
         self._part: Any = None  # the channel whose PART is being filled,
         self._part_left = 0  # and how many bytes of that frame are to come
         self.control = make_channel(0, peer_window, window)
@@ -190,21 +212,81 @@ class Connection:
     # -- sending ----------------------------------------------------------------------------------------------
 
     def open(self) -> Any:
-        """A new channel of this end."""
+        """A new channel of this end.
+
+        Raises:
+            FarwireError: too many are open, or all numbers have been used.
+        """
         id = self.next_id
+        if self._own >= MAX_CHANNELS or id > MAX_ID:
+            raise FarwireError(
+                "no more channels can be opened on this link: %d are open, %d have been" % (self._own, (id - 1) // 2)
+            )
         self.next_id += 2
+        self._own += 1
         channel = self.channels[id] = self.make_channel(id, self.peer_window, self.window)
+        channel.claimed = True
         return channel
 
     def get(self, id: int) -> Any:
-        """The channel of that number, opened if the peer refers to one of its own that we have not seen.
+        """The channel of a number that came in an item.
 
-        Returns None for a number of ours that is closed and forgotten.
+        A number of the peer's that has not come up yet opens the channel here. Returns None when the channel is closed and
+        forgotten, or the number is none.
+
+        Raises:
+            ProtocolError: the peer has too many channels open.
         """
-        channel = self.channels.get(id)
-        if channel is None and id & 1 != self.parity and id:
-            channel = self.channels[id] = self.make_channel(id, self.peer_window, self.window)
+        channel = None
+        if 0 < id <= MAX_ID:
+            channel = self.channels.get(id)
+            if channel is None:
+                if id in self._early:
+                    channel, size = self._early.pop(id)
+                    self._early_size -= size
+                elif id & 1 != self.parity and not self._forgotten(id):
+                    channel = self._first(id)
+            if channel is not None:
+                channel.claimed = True
         return channel
+
+    def _forgotten(self, id: int) -> bool:
+        """Of a number that is not in ``channels``: whether it was."""
+        if id & 1 == self.parity:
+            return id < self.next_id
+        return id <= self._highest and id not in self._skipped
+
+    def _first(self, id: int) -> Any:
+        """Open the peer's channel of a number that comes up for the first time."""
+        if id > self._highest:
+            new = (id - self._highest) // 2
+            if self._peers + new > MAX_CHANNELS:
+                raise ProtocolError("the peer opens channel %d; at most %d may be open" % (id, MAX_CHANNELS))
+            self._peers += new
+            self._skipped.update(range(self._highest + 2, id, 2))
+            self._highest = id
+        else:
+            self._skipped.remove(id)
+        channel = self.channels[id] = self.make_channel(id, self.peer_window, self.window)
+        return channel
+
+    def _keep(self, channel: Any, size: int) -> None:
+        """Keep a closed channel for whoever will decode the item with its number; the oldest ones go when it gets too much."""
+        size += 4096 + channel.received - channel.consumed
+        self._early[channel.id] = (channel, size)
+        self._early_size += size
+        while self._early_size > self.window and len(self._early) > 1:
+            self._early_size -= self._early.pop(next(iter(self._early)))[1]
+
+    def _answer(self, frame: bytes) -> None:
+        """Queue what the peer makes us send."""
+        out = self.out
+        if not out:
+            self._answers = 0
+        self._answers += 1
+        if self._answers > MAX_ANSWERS and len(out) > MAX_ANSWERS:
+            raise ProtocolError("the peer does not read: %d answers wait to be sent" % len(out))
+        out.append(frame)
 
     def send(self, kind: int, channel: int = 0, payload: bytes = b"", code: int = 0) -> None:
         """Queue a frame that needs no credit."""
@@ -229,10 +311,12 @@ class Connection:
 
     def grant(self, channel: Any) -> None:
         """Give back credit for what was consumed, if it is worth a frame."""
+        if channel.lifted:
+            channel.consumed = channel.received
         more = channel.consumed - channel.granted
-        if more * 2 >= channel.window or (channel.lifted and more):
+        if more * 2 >= channel.window:
             channel.granted += more
-            if channel.state != CLOSED:
+            if channel.state < CLOSING:
                 self.out.append(_pack(8, channel.id, CREDIT, 0) + _U64.pack(more))
 
     def start_waiting(self, channel: Any) -> None:
@@ -278,14 +362,16 @@ class Connection:
         """Where the next bytes belong, if they are the rest of a part of a large item: read straight into it."""
         if self._part is None:
             return None
-        large = self._part.large
-        if large is None:  # closed meanwhile: the rest is read and dropped
-            return None
-        return large.view[large.filled : large.filled + self._part_left]
+        large: Any = self._part.large
+        if large is None:  # closed meanwhile, perhaps since this was last asked: the rest is read and dropped
+            return memoryview(bytearray(min(self._part_left, 65536)))
+        view: memoryview = large.view[large.filled : large.filled + self._part_left]
+        return view
 
     def buffer_filled(self, count: int) -> None:
         """So many bytes were read into ``buffer()``."""
-        self._part_arrived(self._part, count)
+        if self._part.large is not None:
+            self._part_arrived(self._part, count)
         self._part_left -= count
         if not self._part_left:
             self._part = None
@@ -295,112 +381,142 @@ class Connection:
         """Take in bytes from the peer; append to ``events`` what they mean.
 
         Raises:
-            ProtocolError: the bytes are not the protocol. Events before the fault are in ``events``; nothing more may be
-                fed in.
+            ProtocolError: the bytes are not the protocol. Events before the fault are in ``events``; every further call raises
+                the same.
         """
-        pos = 0
-        if self._part is not None:
-            pos = min(self._part_left, len(data))
-            self._part_bytes(self._part, data, 0, pos)
-            self._part_left -= pos
-            if self._part_left:
-                return
-            self._part = None
-            self.unfinished = False
-        elif self._rest:
-            data = self._rest + data
-            self._rest = b""
-            self.unfinished = False
-        end = len(data)
-        channels = self.channels
-        # Items of one channel that follow each other are one event; ``room`` is what is left of the channel's window.
-        run_id = -1
-        run: list[Any] = []
-        room = 0
-        while end - pos >= HEADER_SIZE:
-            length, id, kind, code = _unpack(data, pos)
-            start = pos + HEADER_SIZE
-            stop = start + length
-            if kind == ITEM:
-                if stop > end:
-                    if length > MAX_PAYLOAD:
-                        raise _too_long(kind, length)
-                    break
-                if id != run_id:
+        if len(data) > MAX_PAYLOAD:
+            # so that a frame which is complete below is never too long, and only the others need be looked at
+            for at in range(0, len(data), MAX_PAYLOAD):
+                self.receive_data(data[at : at + MAX_PAYLOAD])
+            return
+        try:
+            if self._guarded:
+                self._guard(data)
+            pos = 0
+            if self._part is not None:
+                pos = min(self._part_left, len(data))
+                self._part_bytes(self._part, data, 0, pos)
+                self._part_left -= pos
+                if self._part_left:
+                    return
+                self._part = None
+                self.unfinished = False
+            elif self._rest:
+                if len(data) < self._missing:
+                    self._missing -= len(data)
+                    self._gathered += data
+                    return
+                data = b"".join((self._rest, self._gathered, data))
+                self._rest = b""
+                del self._gathered[:]
+                self.unfinished = False
+            end = len(data)
+            channels = self.channels
+            # Items of one channel that follow each other are one event; ``room`` is what is left of the channel's window.
+            channel: Any = None
+            run_id = -1
+            run: list[Any] = []
+            room = 0
+            while end - pos >= HEADER_SIZE:
+                length, id, kind, code = _unpack(data, pos)
+                start = pos + HEADER_SIZE
+                stop = start + length
+                if kind == ITEM:
+                    if stop > end:
+                        if length > MAX_PAYLOAD:
+                            raise _too_long(kind, length)
+                        break
+                    if id != run_id:
+                        if length > MAX_PAYLOAD:
+                            raise _too_long(kind, length)
+                        channel = channels.get(id)
+                        if channel is None:
+                            channel = self._unknown(id, kind)
+                            if channel is None:
+                                pos = stop
+                                continue
+                        if channel.large is not None:
+                            raise ProtocolError("ITEM inside a large item on channel %d" % id)
+                        if not CAN_RECEIVE[channel.state] or not id:
+                            raise _illegal(channel, RECEIVED_DATA)
+                        if channel.state == CLOSING:
+                            channel.received += length + ITEM_COST
+                            channel.consumed += length + ITEM_COST
+                            if channel.received - channel.granted > channel.window:
+                                raise _overrun(channel)
+                            pos = stop
+                            run_id = -1
+                            continue
+                        run_id = id
+                        run = []
+                        self.events.append((ITEM, channel, 0, run))
+                        room = channel.window - channel.received + channel.granted
+                    cost = length + ITEM_COST
+                    room -= cost
+                    channel.received += cost
+                    if room < 0:
+                        raise _overrun(channel)
+                    run.append((code, data[start:stop], cost))
+                    pos = stop
+                    continue
+                run_id = -1
+                if kind == PART:
                     if length > MAX_PAYLOAD:
                         raise _too_long(kind, length)
                     channel = channels.get(id)
                     if channel is None:
                         channel = self._unknown(id, kind)
-                        if channel is None:
-                            pos = stop
-                            continue
-                    if channel.large is not None:
-                        raise ProtocolError("ITEM inside a large item on channel %d" % id)
-                    if not CAN_RECEIVE[channel.state] or not id:
-                        raise _illegal(channel, RECEIVED_DATA)
-                    if channel.state == CLOSING:
-                        channel.received += length + ITEM_COST
-                        channel.consumed += length + ITEM_COST
-                        if channel.received - channel.granted > channel.window:
-                            raise _overrun(channel)
-                        pos = stop
-                        run_id = -1
-                        continue
-                    run_id = id
-                    run = []
-                    self.events.append((ITEM, channel, 0, run))
-                    room = channel.window - channel.received + channel.granted
-                cost = length + ITEM_COST
-                room -= cost
-                channel.received += cost
-                if room < 0:
-                    raise _overrun(channel)
-                run.append((code, data[start:stop], cost))
-                pos = stop
-                continue
-            run_id = -1
-            if kind == PART:
+                    self._check_part(channel, id, length)
+                    have = min(stop, end) - start
+                    if channel is not None:
+                        self._part_bytes(channel, data, start, start + have)
+                    pos = start + have
+                    if have < length:
+                        self._part = channel if channel is not None else _NOBODY
+                        self._part_left = length - have
+                        self.unfinished = True
+                        return
+                    continue
+                handler = self._handlers.get(kind)
+                if handler is None:
+                    raise ProtocolError("unknown frame kind %d" % kind)
                 if length > MAX_PAYLOAD:
                     raise _too_long(kind, length)
-                channel = channels.get(id)
-                if channel is None:
-                    channel = self._unknown(id, kind)
-                self._check_part(channel, id, length)
-                have = min(stop, end) - start
-                if channel is not None:
-                    self._part_bytes(channel, data, start, start + have)
-                pos = start + have
-                if have < length:
-                    self._part = channel if channel is not None else _NOBODY
-                    self._part_left = length - have
-                    self.unfinished = True
-                    return
-                continue
-            handler = self._handlers.get(kind)
-            if handler is None:
-                raise ProtocolError("unknown frame kind %d" % kind)
-            if length > MAX_PAYLOAD:
-                raise _too_long(kind, length)
-            if stop > end:
-                break
-            handler(kind, id, code, data[start:stop])
-            pos = stop
-        if pos < end:
-            self._rest = data[pos:]
-            self.unfinished = True
+                if stop > end:
+                    break
+                handler(kind, id, code, data[start:stop])
+                pos = stop
+            if pos < end:
+                self._rest = data[pos:]
+                self._missing = (stop if end - pos >= HEADER_SIZE else pos + HEADER_SIZE) - end
+                self.unfinished = True
+        except ProtocolError as error:
+            self._fault = str(error)
+            self._guarded = True
+            raise
+
+    def _guard(self, data: bytes) -> None:
+        """Before the peer's HELLO: nothing else may come first. After a fault: nothing more."""
+        if self._fault:
+            raise ProtocolError(self._fault)
+        head = b"".join((self._rest, self._gathered, data[:HEADER_SIZE]))
+        if len(head) >= HEADER_SIZE and head[8] != HELLO:
+            raise ProtocolError("%s frame before HELLO" % NAMES.get(head[8], "unknown"))
 
     def at_frame_border(self) -> bool:
         """Whether all that came in was complete frames."""
         return not self.unfinished
 
     def _unknown(self, id: int, kind: int) -> Any:
-        """The channel of a first frame, or None when the frame is for one that we have forgotten."""
-        channel = self.get(id)
-        if channel is None and kind in (ITEM, LARGE, RAW):
-            # The peer got hold of the number after we closed it (it was still inside a queued item).
-            self.out.append(_pack(0, id, CLOSE, 0))
-        return channel
+        """The channel of a frame that may be the first of its number, or None when that is forgotten."""
+        if not self._forgotten(id):
+            if id & 1 != self.parity and kind not in (PART, ABORT, CREDIT):
+                return self._first(id)
+            raise ProtocolError("%s on channel %d, which is not open" % (NAMES[kind], id))
+        if kind in (ITEM, LARGE, RAW):
+            # The peer got hold of the number after we closed it, or did not know yet.
+            self._answer(_pack(0, id, CLOSE, 0))
+        return None
 
     def _check_part(self, channel: Any, id: int, length: int) -> None:
         if channel is None:
@@ -461,7 +577,8 @@ class Connection:
             self.pay_large(channel)
 
     def _on_abort(self, kind: int, id: int, code: int, payload: bytes) -> None:
-        channel = self.channels.get(id)
+        channel = self.channels.get(id) or self._unknown(id, kind)
+        # There may be none: the sender was interrupted just after the last part.
         if channel is not None and channel.large is not None:
             channel.consumed += channel.large.unpaid
             channel.large = None
@@ -482,7 +599,7 @@ class Connection:
     def _on_credit(self, kind: int, id: int, code: int, payload: bytes) -> None:
         if len(payload) != 8:
             raise ProtocolError("CREDIT of %d bytes" % len(payload))
-        channel = self.channels.get(id)
+        channel = self.channels.get(id) or self._unknown(id, kind)
         if channel is None:
             return
         (more,) = _U64.unpack(payload)
@@ -492,7 +609,7 @@ class Connection:
         self.events.append((CREDIT, channel, code, None))
 
     def _on_eof(self, kind: int, id: int, code: int, payload: bytes) -> None:
-        channel = self.channels.get(id) or self.get(id)
+        channel = self.channels.get(id) or self._unknown(id, kind)
         if channel is None:
             return
         new = TRANSITIONS.get((channel.state, RECEIVED_EOF))
@@ -503,7 +620,7 @@ class Connection:
             self.events.append((EOF, channel, code, None))
 
     def _on_close(self, kind: int, id: int, code: int, payload: bytes) -> None:
-        channel = self.channels.get(id) or self.get(id)
+        channel = self.channels.get(id) or self._unknown(id, kind)
         if channel is None:
             return
         if not id:
@@ -512,44 +629,53 @@ class Connection:
         channel.state = TRANSITIONS[was, RECEIVED_CLOSE]
         channel.large = None
         del self.channels[id]
+        if id & 1 == self.parity:
+            self._own -= 1
+        else:
+            self._peers -= 1
+            if not channel.claimed:
+                self._keep(channel, len(payload))
         if was != CLOSING:
-            self.out.append(_pack(0, id, CLOSE, 0))
+            self._answer(_pack(0, id, CLOSE, 0))
         self.events.append((CLOSE, channel, code, payload))
 
     def _on_exec(self, kind: int, id: int, code: int, payload: bytes) -> None:
         if self.controller:
             raise ProtocolError("EXEC from a worker")
-        if id & 1 == self.parity or not id or id in self.channels:
-            raise ProtocolError("EXEC on channel %d" % id)
-        self.events.append((EXEC, self.get(id), code, payload))
+        if id & 1 == self.parity or id in self.channels or self._forgotten(id):
+            raise ProtocolError("EXEC on channel %d, which is not new" % id)
+        channel = self._first(id)
+        channel.claimed = True
+        self.events.append((EXEC, channel, code, payload))
 
     def _on_hello(self, kind: int, id: int, code: int, payload: bytes) -> None:
         if self.hello is not None:
             raise ProtocolError("a second HELLO")
+        if id or len(payload) > MAX_HELLO:
+            raise ProtocolError("HELLO of %d bytes on channel %d" % (len(payload), id))
         hello = {}
-        for line in payload.decode("utf-8", "replace").splitlines():
+        for line in payload.decode("utf-8", "replace").split("\n"):
             key, _, value = line.partition("=")
             hello[key] = value
-        if hello.get("version") != "1":
+        version = hello.get("version", "none")
+        if version != str(VERSION):
             raise ProtocolError(
-                "the peer speaks version %s of the protocol, this is version 1" % hello.get("version", "?")[:20]
+                "the peer speaks version %.20s of the protocol, this is version %d" % (version, VERSION)
             )
-        try:
-            window = int(hello.get("window", WINDOW))
-        except ValueError:
-            raise ProtocolError("HELLO with a bad window") from None
-        if not 1024 <= window <= MAX_ITEM:
-            raise ProtocolError("HELLO with a bad window")
+        window = _number(hello, "window", WINDOW, MIN_WINDOW)
+        # An end that reads more than this version has is sent what this version has.
+        hello["pickle"] = str(min(_number(hello, "pickle", 4, 4), 5))
         for channel in self.channels.values():
             channel.credit += window - self.peer_window
         self.peer_window = window
         self.hello = hello
+        self._guarded = False
         self.events.append((HELLO, None, code, hello))
 
     def _on_ping(self, kind: int, id: int, code: int, payload: bytes) -> None:
-        if len(payload) > 64:
-            raise _too_long(kind, len(payload))
-        self.out.append(_pack(len(payload), id, PONG, code) + payload)
+        if len(payload) > MAX_PING:
+            raise _too_long(kind, len(payload), MAX_PING)
+        self._answer(_pack(len(payload), id, PONG, code) + payload)
         self.events.append((PING, None, code, None))
 
     def _on_signal(self, kind: int, id: int, code: int, payload: bytes) -> None:
@@ -579,8 +705,17 @@ def can_send(channel: Any) -> bool:
     return CAN_SEND[channel.state]
 
 
-def _too_long(kind: int, length: int) -> ProtocolError:
-    return ProtocolError("%s frame of %d bytes; at most %d are allowed" % (NAMES[kind], length, MAX_PAYLOAD))
+def _number(hello: dict[str, str], key: str, default: int, least: int) -> int:
+    """A number in a HELLO, at most MAX_ITEM."""
+    text = hello.get(key, str(default))
+    number = int(text) if len(text) <= 15 and text.isdecimal() else -1
+    if not least <= number <= MAX_ITEM:
+        raise ProtocolError("HELLO with %s=%.20s; at least %d is needed" % (key, text, least))
+    return number
+
+
+def _too_long(kind: int, length: int, limit: int = MAX_PAYLOAD) -> ProtocolError:
+    return ProtocolError("%s frame of %d bytes; at most %d are allowed" % (NAMES[kind], length, limit))
 
 
 def _illegal(channel: Any, event: int) -> ProtocolError:

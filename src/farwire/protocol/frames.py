@@ -25,7 +25,17 @@ MAX_PAYLOAD = 1024 * 1024
 # charged to the credit, so that a million empty items are bounded as a megabyte of data is.
 ITEM_COST = 128
 WINDOW = 8 * 1024 * 1024
+# Credit comes back when half a window is consumed. So an item in one frame must not cost more than half of it, or it could wait
+# for credit that is never given.
+MIN_WINDOW = 4 * INLINE_MAX
 MAX_ITEM = 1 << 40
+MAX_ID = (1 << 32) - 1
+# So many channels of its numbers may an end have open at a time: some 200 MB at each end, where they are Python objects.
+MAX_CHANNELS = 65536
+MAX_HELLO = 64 * 1024
+MAX_PING = 64
+# So many answers (PONG, CLOSE) may wait to be written; a peer that makes us queue more does not read what it asks for.
+MAX_ANSWERS = 65536
 
 HELLO = 1  # text lines "key=value"; first frame of each side
 EXEC = 2  # controller -> worker: open this channel and run a task with it; code: kind of task
