@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -772,6 +773,60 @@ def test_garbage(start_server: StartServer, garbage: bytes) -> None:
     assert re.fullmatch(r"[ -~\n]*", server.log), "a client must not write control characters into the log"
     with worker(server.address) as session:
         assert echo(session, b"hello") == b"hello"
+
+
+class Canned:
+    """A byte stream that answers with given bytes."""
+
+    def __init__(self, answers: bytes) -> None:
+        self._answers = answers
+        self.written = b""
+
+    def read(self, size: int) -> bytes:
+        data, self._answers = self._answers[:size], self._answers[size:]
+        return data
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+
+def random_lines(seed: int) -> bytes:
+    """Bytes that begin like a side of the handshake, more or less."""
+    chance = random.Random(seed)
+    words = [
+        b"farwire-serve",
+        b"farwire-client",
+        b"1",
+        b"auth",
+        b"welcome",
+        b"start",
+        b"ok",
+        b"error",
+        b"link",
+        b"stderr",
+    ]
+    words += [b"0" * 32, b"a" * 64, b"\xff", b"", b"12", b"timeout", b"9" * 1000, b"python-not-found", b"\r", b"\x16"]
+    data = b"".join(chance.choice(words) + chance.choice([b" ", b" ", b"\n"]) for _ in range(chance.randrange(12)))
+    opening = chance.choice([b"", b"farwire-client 1\n", b"farwire-serve 1 " + b"a" * 64 + b"\n"])
+    return opening + data + chance.choice([b"", b"\n"])
+
+
+def test_whatever_a_client_sends() -> None:
+    """The server refuses it or sees the end, nothing else; and tells no proof to who gave none."""
+    for seed in range(1000):
+        stream = Canned(random_lines(seed))
+        with pytest.raises((serve.Refused, EOFError)):
+            serve.admit(stream, SECRET, "-")  # type: ignore[arg-type]
+        assert re.fullmatch(rb"farwire-serve 1 [0-9a-f]{64}\n", stream.written)
+
+
+def test_whatever_a_server_sends() -> None:
+    """The client raises a StartError, nothing else; and sends no request to who proved nothing."""
+    for seed in range(1000):
+        link, stderr = Canned(random_lines(seed)), Canned(random_lines(seed + 100000))
+        with pytest.raises(errors.StartError):
+            handshake.client_handshake(link, stderr, SECRET, StartRequest("confidential"))
+        assert b"confidential" not in link.written + stderr.written
 
 
 def test_a_request_that_is_too_large(start_server: StartServer) -> None:

@@ -1158,20 +1158,8 @@ class Server:
 
         ``announce`` is called when signals have their effect: whoever waits for the announcement may send one at once.
         """
-        for sock in self._wakeup:
-            sock.setblocking(False)
-        signal.set_wakeup_fd(self._wakeup[1].fileno())
-        for signum in SIGNALS:
-            signal.signal(signum, lambda _signum, _frame: None)  # the byte in the wake-up socket is what counts
-        self._selector.register(self._wakeup[0], selectors.EVENT_READ, self._on_signal)
-        if self._stdin_is_lifetime:
-            try:
-                self._selector.register(0, selectors.EVENT_READ, self._on_stdin)
-            except (OSError, ValueError) as error:
-                raise ServeError("--exit-on-stdin-eof needs a pipe or a terminal as stdin") from error
-        for sock in self._listeners:
-            sock.setblocking(False)
         try:
+            self._prepare()
             announce()
             while not self._stopping:
                 self._choose_accepting()
@@ -1182,6 +1170,19 @@ class Server:
                     break
         finally:
             self._shut_down()
+
+    def _prepare(self) -> None:
+        for sock in [*self._wakeup, *self._listeners]:
+            sock.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup[1].fileno())
+        for signum in SIGNALS:
+            signal.signal(signum, lambda _signum, _frame: None)  # the byte in the wake-up socket is what counts
+        self._selector.register(self._wakeup[0], selectors.EVENT_READ, self._on_signal)
+        if self._stdin_is_lifetime:
+            try:
+                self._selector.register(0, selectors.EVENT_READ, self._on_stdin)
+            except (OSError, ValueError) as error:
+                raise ServeError("--exit-on-stdin-eof needs a pipe or a terminal as stdin") from error
 
     def _on_signal(self, sock: socket.socket) -> None:
         for signum in sock.recv(4096):
