@@ -41,11 +41,11 @@ def run_demo(*arguments: str, token: str) -> str:
 
 
 def test_parse_stdlib(tmp_path: Path) -> None:
-    out = run_demo("--limit", "200", token=str(tmp_path))
+    out = run_demo("--limit", "80", token=str(tmp_path))
     assert "local-1" in out
     for version in servers.interpreters():
         assert re.search(rf"\b{re.escape(version)}\.\d+", out), f"no worker of Python {version}"
-    assert re.search(r"all\D+200\D", out), out
+    assert re.search(r"all\D+80\D", out), out
     assert "longest function" in out
     assert "speed-up" in out
     assert not servers.processes_with_environment("FARWIRE_TEST_DEMO", str(tmp_path))
@@ -53,7 +53,7 @@ def test_parse_stdlib(tmp_path: Path) -> None:
 
 @pytest.mark.needs_sshd
 def test_parse_stdlib_with_a_host(sshd: servers.Sshd, tmp_path: Path) -> None:
-    out = run_demo("--limit", "100", "--ssh", sshd.host, "--ssh-config", sshd.ssh_config, token=str(tmp_path))
+    out = run_demo("--limit", "60", "--ssh", sshd.host, "--ssh-config", sshd.ssh_config, token=str(tmp_path))
     assert re.search(rf"{sshd.host} +\D? +3\.\d+\.\d+", out), out
 
 
