@@ -89,12 +89,14 @@ _unpack_float = _FLOAT.unpack
 _EMPTY = (NONE, b""), (TRUE, b""), (FALSE, b"")
 _NONE, _TRUE, _FALSE = _EMPTY
 
-# Bytes without which a pickle can only build lists, dicts, numbers and the like: a callable comes from GLOBAL or INST (which need
-# lines that end in a newline), EXT1, EXT2, EXT4 or STACK_GLOBAL, or from persistent_load, which plain loads() has not; attributes are
-# only ever looked up on what is built. So loads() is safe for a payload that has none of these bytes anywhere, also not inside
-# strings; many small items are such, and it takes half the time of a restricted Unpickler. Known to hold for C pickle
-# up to protocol 5 (tests/protocol/test_codec.py tries every opcode); later Pythons use the Unpickler until somebody has looked.
-_HARMLESS = bytes(bytearray(0 if byte in (0x0A, 0x82, 0x83, 0x84, 0x93) else byte for byte in range(256)))
+# Without certain bytes a pickle can only build lists, dicts, numbers and the like. A callable comes from EXT1, EXT2, EXT4 or STACK_GLOBAL,
+# which are bytes that other data seldom have; from GLOBAL or INST, each followed by two lines that end in a newline; or from
+# persistent_load, which plain loads() has not. Attributes are only ever looked up on what is built. So loads() is safe for a payload that
+# has none of those four bytes, and not two newlines, anywhere, also not inside strings. Most small items are such, and it takes half the
+# time of a restricted Unpickler. Known to hold for C pickle up to protocol 5: tests/protocol/test_codec.py tries it on every
+# interpreter, and fails where there is an opcode that it does not know. Later Pythons use the Unpickler until somebody has looked.
+_NO_NEWLINE = bytes(bytearray(0 if byte in (0x0A, 0x82, 0x83, 0x84, 0x93) else byte for byte in range(256)))
+_NEWLINE = _NO_NEWLINE.replace(_NO_NEWLINE[9:12], b"\x09\x0a\x0b")
 _SCAN_LIMIT = 1024 if sys.implementation.name == "cpython" and (3, 8) <= sys.version_info < (3, 16) else 0
 
 
@@ -667,7 +669,10 @@ class Decoder:
             if code == PICKLE:
                 if type(payload) is not bytes or len(payload) >= LARGE:
                     return self._load(payload)
-                if len(payload) <= _SCAN_LIMIT and payload.translate(_HARMLESS) == payload:
+                if len(payload) <= _SCAN_LIMIT and (
+                    payload.translate(_NO_NEWLINE) == payload
+                    or (payload.count(b"\n") == 1 and payload.translate(_NEWLINE) == payload)
+                ):
                     return _loads(payload)
                 unpickler = _unpickler(_bytesio(payload))
                 unpickler.table = self._table
@@ -849,7 +854,7 @@ def _start_decoding() -> None:
         _loads = pickle.loads
         _reader = _Reader
     else:
-        # What is said at _HARMLESS was found in C pickle only; and pickle in Python wants bytes from its file, not views.
+        # What is said at _NO_NEWLINE was found in C pickle only; and pickle in Python wants bytes from its file, not views.
         _loads = restricted_loads
         _reader = BytesIO
 
