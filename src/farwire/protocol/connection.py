@@ -296,17 +296,20 @@ class Connection:
         """Say that this end sends no more on the channel. Does nothing if it has said so."""
         new = TRANSITIONS.get((channel.state, SENT_EOF))
         if new is not None:
+            frame = _pack(0, channel.id, EOF, 0)
+            # nothing between these two can raise, not even a signal's handler; so in send_close
             channel.state = new
-            self.out.append(_pack(0, channel.id, EOF, 0))
+            self.out.append(frame)
 
     def send_close(self, channel: Any, payload: bytes = b"", code: int = 0) -> bool:
         """Close the channel. Returns whether it was not closed before."""
         new = TRANSITIONS.get((channel.state, SENT_CLOSE))
         if new is None:
             return False
-        channel.state = new
+        frame = _pack(len(payload), channel.id, CLOSE, code) + payload
         channel.large = None
-        self.out.append(_pack(len(payload), channel.id, CLOSE, code) + payload)
+        channel.state = new
+        self.out.append(frame)
         return True
 
     def grant(self, channel: Any) -> None:
