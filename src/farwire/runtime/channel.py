@@ -132,6 +132,12 @@ class ChannelCore(ChannelState):
             return self.end_error()
         return EOFError("channel %d is closed" % self.id)
 
+    def close(self, payload: bytes = b"", code: int = 0) -> None:
+        """Close it from this end. Safe to call again, also when a signal's exception interrupted the first call."""
+        if self.link.closed is None:
+            self.link.connection.send_close(self, payload, code)
+        self.closed_here()
+
     def closed_here(self) -> None:
         """This end closed the channel: wake whoever waits at this end."""
         self.direct = False
@@ -584,9 +590,7 @@ class Channel:
 
             payload, code = encode_error(error)
         with link.lock:
-            if link.closed is None and link.connection.send_close(core, payload, code):
-                core.state = CLOSING
-                core.closed_here()
+            core.close(payload, code)
         link.flush()
         link.wake_leader()
 
