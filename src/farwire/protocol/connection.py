@@ -317,10 +317,9 @@ class Connection:
         if channel.lifted:
             channel.consumed = channel.received
         more = channel.consumed - channel.granted
-        if more * 2 >= channel.window:
+        if more * 2 >= channel.window and channel.state < CLOSING:
             channel.granted += more
-            if channel.state < CLOSING:
-                self.out.append(_pack(8, channel.id, CREDIT, 0) + _U64.pack(more))
+            self.out.append(_pack(8, channel.id, CREDIT, 0) + _U64.pack(more))
 
     def start_waiting(self, channel: Any) -> None:
         """Somebody waits for an item: what has come of an incomplete one is paid for now."""
@@ -360,6 +359,19 @@ class Connection:
             and channel.state != CLOSING
             and channel.large is None
         )
+
+    def whole_raw(self, data: bytes) -> Any:
+        """The channel of this chunk, if it is exactly one RAW frame with nothing before it; then it counts as received."""
+        if len(data) < HEADER_SIZE or self.unfinished:
+            return None
+        length, id, kind, _ = _unpack(data)
+        if kind != RAW or length + HEADER_SIZE != len(data):
+            return None
+        channel = self.channels.get(id)
+        if channel is None or channel.state != OPEN or channel.received + length - channel.granted > channel.window:
+            return None  # receive_data finds out what is wrong
+        channel.received += length
+        return channel
 
     def buffer(self) -> memoryview | None:
         """Where the next bytes belong, if they are the rest of a part of a large item: read straight into it."""
