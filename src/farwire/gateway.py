@@ -706,7 +706,7 @@ def exit_gateways(gateways: Iterable[Gateway], timeout: float) -> None:
     deadline = monotonic() + timeout
     layers: dict[int, list[Gateway]] = {}
     for gateway in gateways:
-        layers.setdefault(len(gateway._link._path), []).append(gateway)
+        layers.setdefault(len(gateway._link.path), []).append(gateway)
     count = len(layers)
     for number, depth in enumerate(sorted(layers, reverse=True)):
         start = monotonic()

@@ -15,7 +15,7 @@ from _weakref import ref
 from ..protocol.connection import ChannelState, can_send
 from ..protocol.errors import ChannelClosed, GatewayLost, RemoteError, TimeoutError
 from ..protocol.codec import WRITABLE
-from ..protocol.frames import HEADER, HEADER_SIZE, INLINE_MAX, ITEM, ITEM_COST
+from ..protocol.frames import HEADER, HEADER_SIZE, INLINE_MAX, ITEM, ITEM_COST, RAW
 from ..protocol.state import CLOSED, CLOSING, OPEN
 
 TYPE_CHECKING = False
@@ -380,8 +380,9 @@ class Channel:
         """
         core = self._core
         link = core.link
-        if timeout is None and link.parent is None:
+        if timeout is None:
             # The short cut: nobody else waits or reads, and the next thing to come is this item.
+            root = link.root
             mine = False
             data = entry = None
             try:
@@ -391,32 +392,55 @@ class Channel:
                             entry = core.items.popleft()
                             core.consumed += entry[2]
                             link.sends = 0
-                    elif core.direct and not (
-                        core.large is not None  # its credit comes back when somebody counts as waiting
-                        or link.reading
-                        or link.followers
-                        or link.inbox
-                        or link.out
-                        or link.connection.unfinished
+                    elif (
+                        core.direct
+                        and core.large is None
+                        and not (
+                            link.reading
+                            or link.followers
+                            or link.inbox
+                            or link.out
+                            or link.connection.unfinished
+                        )
                     ):
                         link.sends = 0
-                        link.reading = mine = True
+                        if link is root:
+                            link.reading = mine = True
                 if entry is not None:
                     if (core.consumed - core.granted) * 2 >= core.window:
                         link.consumed(core, 0)
                         link.flush()
                     return link.decode(entry[0], entry[1]) if type(entry[1]) is bytes else decode_entry(link, entry)
-                if mine:
+                if link is not root and not link.sends and not link.marker:
+                    with root.lock:
+                        if not (root.reading or root.followers or root.inbox or root.connection.unfinished):
+                            root.reading = mine = True
+                if mine and not core.items:
                     core.leading = True
-                    if link.must_poll:
-                        link.lead_poll()
-                    for data in link.reads:
+                    if root.must_poll:
+                        root.lead_poll()
+                    for data in root.reads:
                         break
+                    item = data
                     if data is not None and len(data) >= HEADER_SIZE:
-                        size, id, kind, code = _unpack(data)
-                        if kind == ITEM and id == core.id and len(data) == size + HEADER_SIZE and core.state < CLOSING:
-                            payload = data[HEADER_SIZE:]
+                        for hop in link.path:
+                            size, id, kind, code = _unpack(item)
+                            if kind == RAW and id == hop.id and len(item) == size + HEADER_SIZE and size >= HEADER_SIZE:
+                                item = item[HEADER_SIZE:]
+                            else:
+                                break
+                        size, id, kind, code = _unpack(item)
+                        if kind == ITEM and id == core.id and len(item) == size + HEADER_SIZE and core.direct:
+                            payload = item[HEADER_SIZE:]
                             data = None
+                            outer = size
+                            for hop in reversed(link.path):
+                                outer += HEADER_SIZE
+                                hop.received += outer
+                                hop.consumed += outer
+                                if (hop.consumed - hop.granted) * 2 >= hop.window:
+                                    hop.link.consumed(hop, 0)
+                                    hop.link.flush()
                             core.received += size + ITEM_COST
                             core.consumed += size + ITEM_COST
                             if (core.consumed - core.granted) * 2 >= core.window:
@@ -424,18 +448,18 @@ class Channel:
                                 link.flush()
                             return link.decode(code, payload)
             except BlockingIOError:  # a wake-up: look again, the long way
-                link.drain_wake()
+                root.drain_wake()
             except OSError:  # the line broke; the reactor will get the same error and tell
                 pass
             finally:
                 if mine:
                     core.leading = False
                     if data is not None:
-                        link.inbox.append(data)
-                    link.reading = False
-                    link.leads += 1
-                    if link.passive and (link.parked or link.followers or link.inbox):
-                        link.reactor.call(link.resume)
+                        root.inbox.append(data)
+                    root.reading = False
+                    root.leads += 1
+                    if root.passive and (root.parked or root.followers or root.inbox):
+                        root.reactor.call(root.resume)
         return self._receive(timeout)
 
     def _receive(self, timeout: float | None) -> Any:

@@ -10,7 +10,7 @@ from _thread import allocate_lock, get_ident
 from collections import deque
 
 from ..protocol.state import CLOSING
-from .threads import start_thread
+from .threads import import_threading, start_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,13 +29,15 @@ class Dispatcher:
         self._wake.acquire()
         self._started = False
         self._ident = 0
+        self._name = ""
 
     def submit(self, core: Any) -> None:
         """An item of ``core`` (or its end) is for its callback; called under the link's lock."""
         self._tokens.append(core)
         if not self._started:
             self._started = True
-            start_thread(self._run, "farwire-callbacks-%s" % self.link.gateway.id)
+            self._name = "farwire-callbacks-%s" % self.link.gateway.id
+            start_thread(self._run, self._name)
         self._notify()
 
     def in_thread(self) -> bool:
@@ -57,6 +59,8 @@ class Dispatcher:
 
     def _run(self) -> None:
         self._ident = get_ident()
+        # or user code that imports it here first would make this the main thread
+        import_threading().current_thread().name = self._name
         while True:
             while self._tokens:
                 core = self._tokens.popleft()
@@ -110,8 +114,7 @@ class Dispatcher:
         link = self.link
         with link.lock:
             core.items.clear()
-            if link.closed is None and link.connection.send_close(core, payload, code):
-                core.closed_here()
+            core.close(payload, code)
         link.flush()
 
 

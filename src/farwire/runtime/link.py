@@ -131,10 +131,11 @@ class Link:
         self.parked = False  # passive without a tick: the leader must wake the reactor when it leaves
         self.leads = 0
         self._leads_seen = 0
+        self._leads_polled = -1  # ``leads`` before the reactor polled last
         self.followers = 0  # threads that wait while they do not lead
         self.drain_waiters: list[Callable[[], None]] = []
         # The channels of the links below that carry this one, from the root up.
-        self._path: list[ChannelCore] = [] if parent is None else [*parent._path, stream.core]
+        self.path: list[ChannelCore] = [] if parent is None else [*parent.path, stream.core]
         self.atomic = parent is None and stream.atomic != 0  # a small frame is written in one indivisible system call
         if parent is None:
             # Taken one at a time in a for statement, which stores what was read before a signal can raise; at the end of file
@@ -498,15 +499,34 @@ class Link:
         ``whole`` is for who has looked at credit and queue and taken no more bytes than that: other threads may fill the
         queue meanwhile, and the bytes have no other place to be.
         """
-        with self.lock:
-            if self.closed is not None or not can_send(core):
-                raise self.lost() if self.closed is not None else core.send_error()
-            count = min(len(data), core.credit, INLINE_MAX)
-            if count <= 0 or (len(self.out) > GATHER and not whole):
-                return 0
-            core.credit -= count
-            self.out.append(_pack(count, core.id, RAW, code) + bytes(memoryview(data)[:count]))
-        self.flush()
+        mine = False
+        try:
+            with self.lock:
+                if self.closed is not None or not can_send(core):
+                    raise self.lost() if self.closed is not None else core.send_error()
+                count = min(len(data), core.credit, INLINE_MAX)
+                if count <= 0 or (len(self.out) > GATHER and not whole):
+                    return 0
+                if count < len(data) or type(data) is not bytes:
+                    data = bytes(memoryview(data)[:count])
+                core.credit -= count
+                frame = _pack(count, core.id, RAW, code) + data
+                if self.atomic and count <= ATOMIC_MAX and not (self.out or self.writing or self.pending):
+                    self.writing = mine = True
+                else:
+                    self.out.append(frame)
+            if mine:
+                try:
+                    os.write(self.stream.write_fd, frame)
+                except BlockingIOError:
+                    self.pending = [[frame], []]
+                except OSError:  # the reader reports the end, with the reason
+                    pass
+        finally:
+            if mine:
+                self.writing = False
+        if self.out or self.bulk or self.pending:
+            self.flush()
         return count
 
     # -- reading ----------------------------------------------------------------------------------------------
@@ -542,6 +562,7 @@ class Link:
             self.read_once()
         finally:
             self.reading = False
+            self._leads_polled = self.leads
 
     def _pause(self) -> None:
         """Stop polling while somebody leads."""
@@ -570,8 +591,8 @@ class Link:
         """Read what is there and feed it. The caller holds the reader role; called in the reactor (or before it starts)."""
         inbox = self.inbox
         if not inbox:
-            if not self.must_poll and not self._read_poll.poll(0):
-                return  # a leader was faster, and a read would block
+            if not self.must_poll and self._leads_polled != self.leads and not self._read_poll.poll(0):
+                return  # a leader was faster since the reactor looked, and a read would block
             view = self.connection.buffer() if not self.marker else None
             try:
                 if view is not None:
@@ -615,6 +636,21 @@ class Link:
             if not data:
                 return
         error = None
+        with self.lock:
+            if self.closed is not None:
+                return
+            core = self.connection.whole_raw(data)
+            sink = None if core is None else core.sink
+            if core is not None and sink is None:
+                core.consumed += len(data) - HEADER_SIZE
+                self.connection.grant(core)
+        if core is not None:
+            # the short cut of a relay: one piece of a relayed link
+            if sink is not None:
+                sink(core, data[9], data[HEADER_SIZE:])
+            if self.out:
+                self.flush()
+            return
         with self.lock:
             if self.closed is not None:
                 return
@@ -751,7 +787,7 @@ class Link:
                 root.inbox.append(b"")  # end of file
                 return None
             item = data
-            for hop in self._path:
+            for hop in self.path:
                 if not hop.link.connection.whole(RAW, item, hop):
                     return None
                 item = item[HEADER_SIZE:]
@@ -759,7 +795,7 @@ class Link:
                 return None
             data = None
             size = len(item)
-            for hop in reversed(self._path):
+            for hop in reversed(self.path):
                 hop.link.consumed_at_once(hop, size)
                 size += HEADER_SIZE
             self.consumed_at_once(core, len(item) - HEADER_SIZE + ITEM_COST)

@@ -21,12 +21,17 @@ MAX_CAUSES = 8
 
 
 def format_exception(exc: BaseException) -> str:
-    """The traceback as Python prints it, without our own frames at its start."""
-    tb = exc.__traceback__
-    while tb is not None and tb.tb_frame.f_globals.get("__name__", "").startswith(("_farwire.", "farwire.")):
-        tb = tb.tb_next
+    """The traceback as Python prints it, with its causes, without our own frames at its start."""
+    return _describe(exc)["formatted"]  # type: ignore[no-any-return]
+
+
+def _format_one(exc: BaseException) -> str:
+    """The traceback of one exception without its causes: a long chain would be formatted once for each of them."""
     try:
-        return "".join(traceback.format_exception(type(exc), exc, tb))
+        tb = _get_traceback(exc)
+        while tb is not None and tb.tb_frame.f_globals.get("__name__", "").startswith(("_farwire.", "farwire.")):
+            tb = tb.tb_next
+        return _cut("".join(traceback.format_exception(type(exc), exc, tb, chain=False)))
     except BaseException as fault:  # a broken __str__ or __repr__ must not replace the error by its own
         return "%s (its traceback cannot be formatted: %s)\n" % (type(exc).__name__, type(fault).__name__)
 
@@ -40,9 +45,17 @@ def _cut(text: str) -> str:
 
 def _message(exc: BaseException) -> str:
     try:
-        return str(exc)
+        return _cut(str(exc))
     except BaseException as fault:  # as above
         return "<no message: str() raised %s>" % type(fault).__name__
+
+
+def _notes(exc: BaseException) -> list[str]:
+    try:
+        notes = getattr(exc, "__notes__", ())
+        return [_cut(str(note)) for note in notes][:20] if isinstance(notes, (list, tuple)) else []
+    except BaseException as fault:  # as above
+        return ["<no notes: they raised %s>" % type(fault).__name__]
 
 
 def _typename(exc: BaseException) -> str:
@@ -50,27 +63,34 @@ def _typename(exc: BaseException) -> str:
     return cls.__qualname__ if cls.__module__ in ("builtins", "__main__") else "%s.%s" % (cls.__module__, cls.__qualname__)
 
 
+# From the base class, because a class of user code may get in the way of its own attributes.
+_get_traceback = BaseException.__dict__["__traceback__"].__get__
+_get_cause = BaseException.__dict__["__cause__"].__get__
+_get_context = BaseException.__dict__["__context__"].__get__
+_is_suppressed = BaseException.__dict__["__suppress_context__"].__get__
+CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
+CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
+
+
 def _describe(exc: BaseException, depth: int = 0) -> dict[str, Any]:
-    if isinstance(exc, RemoteError):
+    if issubclass(type(exc), RemoteError):
         found: dict[str, Any] = {
             "type": exc.typename,
             "message": exc.message,
             "formatted": exc.formatted,
             "notes": list(exc.notes),
         }
+        own = None  # holds its causes already
     else:
-        notes = getattr(exc, "__notes__", ())
-        found = {
-            "type": _typename(exc),
-            "message": _cut(_message(exc)),
-            "formatted": _cut(format_exception(exc)),
-            "notes": [_cut(str(note)) for note in notes][:20] if isinstance(notes, (list, tuple)) else [],
-        }
-    cause = exc.__cause__
-    if cause is None and not exc.__suppress_context__:
-        cause = exc.__context__
+        own = _format_one(exc)
+        found = {"type": _typename(exc), "message": _message(exc), "formatted": own, "notes": _notes(exc)}
+    cause, words = _get_cause(exc), CAUSE
+    if cause is None and not _is_suppressed(exc):
+        cause, words = _get_context(exc), CONTEXT
     if cause is not None and depth < MAX_CAUSES:
         found["cause"] = _describe(cause, depth + 1)
+        if own is not None:
+            found["formatted"] = _cut(found["cause"]["formatted"] + words + own)
     return found
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from _thread import start_new_thread
+from _thread import allocate_lock, start_new_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 
 def start_thread(target: Callable[[], None], name: str) -> None:
@@ -34,3 +35,24 @@ def remember_main_thread(ident: int) -> None:
 
 
 _main_ident = 0
+
+
+def import_threading() -> Any:
+    """``threading``, knowing which thread is the main one. For threads that run user code; not under a lock.
+
+    Before 3.13 the thread that imports it first is taken for the main thread; here that may be any.
+    """
+    with _import_lock:
+        import threading
+
+        main = threading.main_thread()
+        ident = main_thread_ident()
+        if main.ident != ident and sys.version_info < (3, 13):
+            active: Any = threading._active  # type: ignore[attr-defined]
+            active.pop(main.ident, None)
+            main._ident = ident  # type: ignore[attr-defined]
+            active[ident] = main
+        return threading
+
+
+_import_lock = allocate_lock()
