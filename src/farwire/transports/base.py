@@ -7,11 +7,10 @@ implements ``start``.
 
 from __future__ import annotations
 
+import _signal
 import marshal
 import os
 import sys
-
-import _signal
 
 from ..bootstrap.stage0 import CODE, SOURCE
 from ..errors import DirectoryError, NotAPython, PythonNotFound, SpecError

@@ -156,7 +156,7 @@ class RelayedProcess:
             self.core.handle().waitclose(timeout=max(0.0, deadline - monotonic()))
         except TimeoutError:
             return False
-        except Exception:  # the relay's gateway is gone, and with it what it started
+        except Exception:  # noqa: BLE001 - the relay's gateway is gone, and with it what it started
             return True
         return True
 

@@ -50,7 +50,7 @@ def start_service(worker: Worker, core: Any, payload: bytes) -> None:
             relay.run(request)
         if core.ended is not None:  # closed by what came right behind the request
             relay.reactor.call(relay.finish)
-    except Exception as exc:  # the requester gets it
+    except Exception as exc:  # noqa: BLE001 - the requester gets it
         relay.refuse(exc)
 
 
@@ -182,7 +182,7 @@ class Relay:
                     found.append(sock)
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             link, stderr = [os.dup(sock.fileno()) for sock in found]
-        except Exception as exc:  # the requester gets it
+        except Exception as exc:  # noqa: BLE001 - the requester gets it
             self.refuse(exc)
             return
         finally:
