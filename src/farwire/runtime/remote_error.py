@@ -100,11 +100,11 @@ def encode_error(error: str | BaseException) -> tuple[bytes, int]:
     Raises:
         TypeError: not a text and not an exception.
     """
-    if isinstance(error, str):
-        text = _cut(error)
+    if issubclass(type(error), str):
+        text = _cut(str(error))
         found: dict[str, Any] = {"type": "", "message": text, "formatted": text, "notes": []}
-    elif isinstance(error, BaseException):
-        found = _describe(error)
+    elif issubclass(type(error), BaseException):
+        found = _describe(error)  # type: ignore[arg-type]
     else:
         raise TypeError("close(error=...) takes a text or an exception, not %s" % type(error).__name__)
     code, payload = Encoder(4, type(None), _no_channel).encode(found)

@@ -31,7 +31,7 @@ from ..runtime.link import Link
 from ..runtime.reactor import POLLIN, Reactor
 from ..runtime.stream import FdStream, enlarge_pipe
 from ..runtime.threads import main_thread_ident, remember_main_thread
-from .tasks import Tasks
+from .tasks import Tasks, flush_output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,9 +109,11 @@ class Worker:
         link.read_once()
         link.reading = False
         self.reactor.call(self._start)
-        self.reactor.start()
-        self.tasks.run()
-        self.leave(0)
+        self.tasks.run(self.reactor.start)
+        try:
+            self.leave()
+        finally:  # a signal's handler may raise
+            os._exit(0)
 
     def _start(self) -> None:
         self.link.resume()
@@ -177,9 +179,22 @@ class Worker:
         elif kind == REQUEST:
             self._answer(id, code)
         elif kind == SIGNAL:
-            os.kill(os.getpid(), code)
+            # not at once: this may be the main thread on its way to its first task
+            self.reactor.call(lambda: self._signal(code))
         elif kind == GOODBYE:
             self.tasks.close()
+
+    def _signal(self, signum: int) -> None:
+        """To the main thread, so that a call that it waits in is interrupted; a fatal one ends the process anyway."""
+        import _signal
+
+        try:
+            if hasattr(_signal, "pthread_kill"):
+                _signal.pthread_kill(main_thread_ident(), signum)
+            else:
+                os.kill(os.getpid(), signum)
+        except (OSError, ValueError):  # no such signal here
+            pass
 
     def _answer(self, id: int, code: int) -> None:
         from . import introspect
@@ -218,8 +233,8 @@ class Worker:
 
     # -- the end ------------------------------------------------------------------------------------------------
 
-    def leave(self, status: int) -> None:
-        """Flush everything and end the process; called in the main thread when the tasks are over."""
+    def leave(self) -> None:
+        """Flush everything; called in the main thread when the tasks are over."""
         import atexit
 
         self.leaving = True
@@ -227,11 +242,7 @@ class Worker:
             atexit._run_exitfuncs()
         except BaseException:  # a handler of user code; Python prints it
             pass
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError, AttributeError):  # closed or replaced by user code
-                pass
+        flush_output()
         link = self.link
         deadline = monotonic() + DRAIN_TIME
         null = os.open(os.devnull, os.O_WRONLY)
@@ -261,7 +272,6 @@ class Worker:
         link.send_frame(GOODBYE)
         self.reactor.call(drain)
         done.acquire(True, DRAIN_TIME + 0.5)
-        os._exit(status)
 
     def after_fork(self) -> None:
         """In a child that user code forked: the link is not ours."""

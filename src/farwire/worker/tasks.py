@@ -4,20 +4,25 @@
 ``execmodel=main_thread_only``  tasks run in the main thread, one after another.
 
 ``_lock`` guards the queue and the counts. A task that raises ends with its error on its channel and harms nothing else.
+
+Signals raise in the main thread, at any point (``gateway.signal``; handlers of user code). So what the main thread does about a
+task is a sequence of steps that may be repeated, each noted on the task when it is done, and an exception between them leads back to
+the loop in ``run``, which goes on where it was.
 """
 
 from __future__ import annotations
 
 import sys
-from _thread import allocate_lock, get_ident, interrupt_main, start_new_thread
+from _thread import allocate_lock, start_new_thread
 from collections import deque
 from struct import Struct
 
 from ..protocol.frames import TASK_CALL
-from ..runtime.threads import main_thread_ident
+from ..runtime.threads import import_threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from ..runtime.link import Link
@@ -26,48 +31,74 @@ if TYPE_CHECKING:
 TASK_HEADER = Struct("<IIIIB")
 
 
+class Task:
+    """One task, and how far it is."""
+
+    __slots__ = ("channel", "code", "end", "ended", "error", "flushed", "payload", "started")
+
+    def __init__(self, channel: Any, code: int, payload: bytes) -> None:
+        self.channel = channel
+        self.code = code
+        self.payload = payload
+        self.started = False
+        self.error: BaseException | None = KeyboardInterrupt()  # until it ended otherwise
+        self.flushed = False
+        self.end: tuple[bytes, int] | None = None  # what its channel is closed with
+        self.ended = False
+
+
 class Tasks:
     """The tasks of a worker."""
 
     def __init__(self, link: Link, execmodel: str) -> None:
         self.link = link
         self.execmodel = execmodel
-        self.executing = 0
         self.closing = False
         self.forked = False
         self._lock = allocate_lock()
-        self._queue: deque[Any] = deque()
-        self._main_busy = False
+        self._queue: deque[Task] = deque()  # for the main thread; the first is the one it runs
+        self._others: set[Task] = set()  # in other threads
         self._wake = allocate_lock()
         self._wake.acquire()
 
     @property
+    def executing(self) -> int:
+        """Tasks that run."""
+        with self._lock:
+            return sum(task.started and not task.ended for tasks in (self._queue, self._others) for task in tasks)
+
+    @property
     def queued(self) -> int:
         """Tasks that wait for the main thread."""
-        return len(self._queue)
+        with self._lock:
+            return sum(not task.started for task in self._queue)
 
     def add(self, core: Any, code: int, payload: bytes) -> None:
         """A task arrived; called by the reading thread."""
-        channel = core.handle()
+        task = Task(core.handle(), code, payload)
         with self._lock:
             if self.closing:
                 return
-            self.executing += 1
-            here = self.execmodel == "main_thread_only" or not (self._main_busy or self._queue)
+            here = self.execmodel == "main_thread_only" or all(before.ended for before in self._queue)
             if here:
-                self._queue.append((channel, code, payload))
+                self._queue.append(task)
+            else:
+                task.started = True
+                self._others.add(task)
         if here:
             self._notify()
-        else:
-            start_new_thread(self._run_in_thread, (channel, code, payload))
+            return
+        try:
+            start_new_thread(self._start_thread, (task,))
+        except RuntimeError as exc:
+            self._refuse(task, exc)
 
     def close(self) -> None:
         """No more tasks: when those that run are over, ``run`` returns. Their channels end."""
         with self._lock:
             self.closing = True
-            queued = list(self._queue)
-            self._queue.clear()
-            self.executing -= len(queued)
+            while self._queue and not self._queue[-1].started:
+                self._queue.pop()
         link = self.link
         with link.lock:
             for core in list(link.connection.channels.values()):
@@ -75,27 +106,42 @@ class Tasks:
                     core.end(EOFError("the controller closes the gateway"), False)
         self._notify()
 
-    def interrupt(self) -> None:
-        """Raise KeyboardInterrupt in the task that the main thread runs."""
-        if self._main_busy:
-            interrupt_main()
+    def run(self, start: Callable[[], None]) -> None:
+        """The main thread: run what is queued, until closed and nothing runs.
 
-    def run(self) -> None:
-        """The main thread: run what is queued, until closed and nothing runs."""
+        Args:
+            start: starts the thread that reads; from then on signals may come.
+        """
+        import _signal
+
+        task: Task | None = None
+        fresh = False
         while True:
             try:
+                start()
                 with self._lock:
-                    task = self._queue.popleft() if self._queue else None
-                    self._main_busy = task is not None
-                    if task is None and self.closing and not self.executing:
-                        return
+                    task = self._queue[0] if self._queue else None
+                    fresh = task is not None and not task.started
+                    if task is not None:
+                        task.started = True
+                    over = task is None and self.closing and not self._others
+                if over:
+                    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+                    return
                 if task is None:
                     self._wake.acquire()
-                else:
-                    self._run_one(*task)
+                    continue
+                if fresh:
+                    self._run(task)
+                self._end(task)
+                with self._lock:
+                    if self._queue and self._queue[0] is task:
+                        del self._queue[0]
             except KeyboardInterrupt:
                 # a signal that came while no task ran, or as one ended: it had somebody else in mind
                 pass
+            except BaseException as exc:  # of a signal's handler that is user code
+                _print_error(exc)
             finally:
                 task = None
 
@@ -106,39 +152,78 @@ class Tasks:
             except RuntimeError:  # another thread was faster
                 pass
 
-    def _run_in_thread(self, channel: Any, code: int, payload: bytes) -> None:
-        threading = import_threading()
-        thread = threading.Thread(
-            target=self._run_one, args=(channel, code, payload), name="farwire-task-%d" % channel.id, daemon=True
-        )
-        thread.start()
+    def _start_thread(self, task: Task) -> None:
+        try:
+            threading = import_threading()
+            thread = threading.Thread(
+                target=self._in_thread, args=(task,), name="farwire-task-%d" % task.channel.id, daemon=True
+            )
+            thread.start()
+        except RuntimeError as exc:
+            self._refuse(task, exc)
 
-    def _run_one(self, channel: Any, code: int, payload: bytes) -> None:
-        error = None
+    def _refuse(self, task: Task, exc: RuntimeError) -> None:
+        """No more threads can be started."""
+        task.error = exc
+        task.flushed = True
+        self._end(task)
+        self._gone(task)
+
+    def _in_thread(self, task: Task) -> None:
         try:
-            run_task(self.link, channel, code, payload)
-        except BaseException as exc:  # whatever the task raised belongs to whoever sent it
-            if not _end_of_channel(exc):
-                error = exc
-        if self.forked:
-            _end_forked(error)
-        try:
-            for stream in (sys.stdout, sys.stderr):
-                try:
-                    stream.flush()
-                except (OSError, ValueError, AttributeError):  # closed or replaced by the task
-                    pass
-            try:
-                channel.close(error)
-            except BaseException as exc:  # formatting ran user code that raised
-                channel.close("the task raised %s, and describing it raised %r" % (type(error).__name__, exc))
+            self._run(task)
+            self._end(task)
         finally:
-            # in any case, or no later task would run (execnet's main_thread_only hangs after an exception)
-            with self._lock:
-                self.executing -= 1
-                if get_ident() == main_thread_ident():
-                    self._main_busy = False
-            self._notify()
+            self._gone(task)
+
+    def _gone(self, task: Task) -> None:
+        with self._lock:
+            self._others.discard(task)
+        self._notify()
+
+    def _run(self, task: Task) -> None:
+        try:
+            run_task(self.link, task.channel, task.code, task.payload)
+            task.error = None
+        except BaseException as exc:  # whatever the task raised belongs to whoever sent it
+            task.error = None if _end_of_channel(exc, task.channel) else exc
+        if self.forked:
+            _end_forked(task.error)
+
+    def _end(self, task: Task) -> None:
+        """Tell the controller how the task ended. Steps that are done are not done again."""
+        if not task.flushed:
+            task.flushed = True
+            flush_output()
+        if task.end is None:
+            if task.error is None:
+                task.end = b"", 0
+            else:
+                from ..runtime.remote_error import encode_error
+
+                try:
+                    task.end = encode_error(task.error)
+                except BaseException as exc:  # no end of tries: user code is involved
+                    names = type(task.error).__name__, type(exc).__name__
+                    task.end = encode_error("the task raised %s; to describe it raised %s" % names)
+            task.error = None
+        # Before the controller hears of the end: a task that it sends then finds the main thread free.
+        with self._lock:
+            task.ended = True
+        link = self.link
+        with link.lock:
+            task.channel._core.close(*task.end)
+        link.flush()
+        link.wake_leader()
+
+
+def flush_output() -> None:
+    """What the task printed goes out before the news of its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BaseException:  # closed or replaced by the task, with anything
+            pass
 
 
 def run_task(link: Link, channel: Any, code: int, payload: bytes) -> None:
@@ -167,14 +252,18 @@ def run_task(link: Link, channel: Any, code: int, payload: bytes) -> None:
         raise
 
 
-def _end_of_channel(exc: BaseException) -> bool:
+def _end_of_channel(exc: BaseException, channel: Any) -> bool:
     """Whether a task ended because its channel did: that is no error. An EOFError of other origin is one."""
-    if not isinstance(exc, EOFError):
+    if not issubclass(type(exc), EOFError):  # isinstance() would ask the exception, which may lie or raise
         return False
     tb = exc.__traceback__
     while tb is not None and tb.tb_next is not None:
         tb = tb.tb_next
-    return tb is not None and tb.tb_frame.f_globals.get("__name__", "") == "_farwire.runtime.channel"
+    return (
+        tb is not None
+        and tb.tb_frame.f_globals.get("__name__", "") == "_farwire.runtime.channel"
+        and tb.tb_frame.f_locals.get("self") is channel
+    )
 
 
 def _end_forked(error: BaseException | None) -> None:
@@ -182,30 +271,15 @@ def _end_forked(error: BaseException | None) -> None:
     import os
 
     if error is not None:
-        import traceback
-
-        traceback.print_exception(type(error), error, error.__traceback__)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        _print_error(error)
+    flush_output()
     os._exit(0 if error is None else 1)
 
 
-def import_threading() -> Any:
-    """``threading``, knowing which thread is the main one.
+def _print_error(error: BaseException) -> None:
+    try:
+        import traceback
 
-    Before 3.13 the thread that imports it first is taken for the main thread; here that may be any.
-    """
-    with _import_lock:
-        import threading
-
-        main = threading.main_thread()
-        ident = main_thread_ident()
-        if main.ident != ident and sys.version_info < (3, 13):
-            active: Any = threading._active  # type: ignore[attr-defined]
-            active.pop(main.ident, None)
-            main._ident = ident  # type: ignore[attr-defined]
-            active[ident] = main
-        return threading
-
-
-_import_lock = allocate_lock()
+        traceback.print_exception(type(error), error, error.__traceback__)
+    except BaseException:  # stderr is closed, or was replaced by user code
+        pass
