@@ -39,12 +39,10 @@ from .errors import DumpError, LoadError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from io import BytesIO
     from typing import Any, Union
 
     Chunk = Union[bytes, memoryview]
     Payload = Union[bytes, list[Chunk]]
-    Received = Union[bytes, bytearray, memoryview, BytesIO]
     _Tools = tuple[
         Callable[[object], object], Callable[[], object], list[Any], Any
     ]  # dump, clear_memo, output, Pickler
@@ -403,6 +401,9 @@ def _reduce(pickler: Any, value: Any) -> Any:
         return markers.bytes, (data if isinstance(data, bytes) else _add_buffer(pickler, data),)
     if kind is bytearray:
         return markers.bytearray, (bytes(value),)
+    if kind.__name__ == "PickleBuffer" and kind.__module__ in ("pickle", "_pickle"):
+        # Only where pickle is written in Python; C pickle writes it without asking.
+        return _reduce(pickler, memoryview(value))
     if value is bytearray and pickler.protocol == 4:
         # C pickle is about to write a bytearray as a call of its class. Or is the class itself in the item? Encoder._assemble looks.
         pickler.saw_bytearray = True
@@ -417,9 +418,6 @@ def _reduce(pickler: Any, value: Any) -> Any:
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None and kind is getattr(numpy, "ndarray", None):
         return _reduce_array(pickler, value, numpy)
-    if kind.__name__ == "PickleBuffer" and kind.__module__ in ("pickle", "_pickle"):
-        # Only where pickle is written in Python; C pickle writes it without asking.
-        return _reduce(pickler, memoryview(value))
     raise _Refused(value)
 
 
@@ -654,7 +652,7 @@ class Decoder:
         # Names of constructors to functions; they become constructors on first use.
         self._table: dict[str, Any] = {"channel": channel}
 
-    def decode(self, code: int, payload: Received) -> Any:
+    def decode(self, code: int, payload: Any) -> Any:
         """Convert a received item.
 
         Args:
@@ -678,7 +676,7 @@ class Decoder:
                 unpickler.table = self._table
                 return unpickler.load()
             if code == INT:
-                return _unpack_int(payload)[0]  # type: ignore[arg-type]
+                return _unpack_int(payload)[0]
             if code == STR:
                 if type(payload) is bytes:
                     try:
@@ -693,10 +691,10 @@ class Decoder:
                     return payload.getvalue()  # not a copy
                 return bytes(payload)
             if code == FLOAT:
-                return _unpack_float(payload)[0]  # type: ignore[arg-type]
+                return _unpack_float(payload)[0]
             if code == PICKLE_BUFFERS:
                 return self._load_buffers(payload)
-            if code == BIGINT and len(payload):  # type: ignore[arg-type]
+            if code == BIGINT and len(payload):
                 return int.from_bytes(_buffer(payload), "little", signed=True)
             if code == BYTEARRAY:
                 return payload if type(payload) is bytearray else bytearray(_buffer(payload))
@@ -712,7 +710,7 @@ class Decoder:
             raise LoadError("not an item: %s: %s" % (type(error).__name__, error)) from error
         raise LoadError("not an item: code %r with %d bytes" % (code, len(_buffer(payload))))
 
-    def _load(self, payload: Received, table: dict[str, Any] | None = None) -> Any:
+    def _load(self, payload: Any, table: dict[str, Any] | None = None) -> Any:
         file: Any
         size = len(payload) if type(payload) is bytes else len(_buffer(payload))
         if type(payload) is bytes or (type(payload) is bytearray and size < LARGE):
@@ -733,7 +731,7 @@ class Decoder:
         finally:
             _resume_collector()
 
-    def _load_buffers(self, payload: Received) -> Any:
+    def _load_buffers(self, payload: Any) -> Any:
         whole = _buffer(payload)
         size, count, zero = _HEAD.unpack_from(whole)
         end = _HEAD.size + 8 * count + size
@@ -849,7 +847,8 @@ def _start_decoding() -> None:
         return unpickler.load()
 
     _bytesio = BytesIO
-    _unpickler = Restricted
+    restricted: Any = Restricted
+    _unpickler = restricted
     if pickle.__name__ == "_pickle":
         _loads = pickle.loads
         _reader = _Reader
