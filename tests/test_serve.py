@@ -992,6 +992,7 @@ def test_tls(start_server: StartServer, certificates: Path, tls_options: list[st
         session.link_socket.sendall(b"123456789")
         assert read_all(session.link_socket) == b"123456789"
         assert read_all(session.stderr_socket).startswith(b"words last words")
+    wait_for(lambda: f"pid {session.worker_pid} ended, signal {int(signal.SIGABRT)}" in server.log, "the end is logged")
 
 
 @pytest.mark.parametrize(

@@ -739,6 +739,11 @@ def stop_groups(pids: Iterable[int], grace: float) -> None:
             time.sleep(0.02)
 
 
+def describe_status(status: int) -> str:
+    """How a process ended, from what waitpid says."""
+    return f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"status {os.WEXITSTATUS(status)}"
+
+
 class Log:
     """Lines on the server's stderr, through a descriptor of their own: fd 2 becomes the worker's."""
 
@@ -1082,7 +1087,8 @@ class Connection:
             self._detach()
             run_pumps([Pump(stream, ours)])
             ours.close()
-            os.waitpid(pid, 0)  # without a link it ends; however long it takes, it is ours to reap
+            _pid, status = os.waitpid(pid, 0)  # without a link it ends; however long it takes, it is ours to reap
+            self._log(f"{self._peer}: pid {pid} ended, {describe_status(status)}")
         except BaseException as error:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             stop_groups([pid], PUMP_STOP_GRACE)
@@ -1353,13 +1359,8 @@ class Server:
                 return
             child = self._children.get(pid)
             if child is not None:
-                if child.kind == "link":
-                    how = (
-                        f"signal {os.WTERMSIG(status)}"
-                        if os.WIFSIGNALED(status)
-                        else f"status {os.WEXITSTATUS(status)}"
-                    )
-                    self._log(f"{child.peer}: pid {pid} ended, {how}")
+                if child.kind == "link" and self._config.context is None:  # with TLS it was the pump, see there
+                    self._log(f"{child.peer}: pid {pid} ended, {describe_status(status)}")
                 self._forget(child)
                 del self._children[pid]
 
