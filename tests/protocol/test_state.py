@@ -358,6 +358,14 @@ def test_frames_for_a_forgotten_channel(kind: int, controller: bool, ours: bool)
     assert connection.at_frame_border()
 
 
+def test_items_of_a_forgotten_channel_between_those_of_another() -> None:
+    connection, channel = channel_in(CLOSED, True, True)
+    other = connection.open()
+    items = [frame(ITEM, id, b"abc", 8) for id in (other.id, channel.id, other.id, other.id)]
+    connection.receive_data(b"".join(items))
+    assert taken(connection) == [(ITEM, other.id, 8, b"abc")] * 3
+
+
 def test_a_part_for_a_forgotten_channel_is_skipped_in_pieces() -> None:
     connection, channel = channel_in(CLOSED, True, True)
     data = frame(PART, channel.id, bytes(100)) + frame(PING)

@@ -19,6 +19,7 @@ from collections import deque
 from io import BytesIO
 from struct import Struct
 
+from .codec import BYTEARRAY, PICKLE_BUFFERS
 from .errors import FarwireError, ProtocolError
 from .frames import (
     ABORT,
@@ -83,22 +84,35 @@ _U64 = Struct("<Q")
 class Large:
     """An item of which parts have arrived."""
 
-    __slots__ = ("bio", "code", "filled", "total", "unpaid", "view")
+    __slots__ = ("code", "filled", "owner", "total", "unpaid", "view")
 
     def __init__(self, code: int, total: int) -> None:
         self.code = code
         self.total = total
         self.filled = 0
         self.unpaid = ITEM_COST  # cost that was received and not yet counted as consumed
-        # bytes(n) is calloc: the pages exist when they are filled, so a lie about the size costs address space only.
-        # BytesIO holds the only reference, so getbuffer() writes into it and getvalue() later returns it: no copy.
-        self.bio = BytesIO(bytes(total))
-        self.view = self.bio.getbuffer()
+        # In each case but the bytearray the pages exist when they are filled: a lie about the size costs address space only.
+        if code == PICKLE_BUFFERS:
+            # The arrays of the item will look into it. Not a BytesIO: see codec.WRITABLE.
+            from mmap import mmap
+
+            self.owner: Any = mmap(-1, total)
+            self.view = memoryview(self.owner)
+        elif code == BYTEARRAY:
+            self.owner = bytearray(total)
+            self.view = memoryview(self.owner)
+        else:
+            # bytes(n) is calloc. BytesIO holds the only reference, so getbuffer() writes into it and getvalue() later
+            # returns it: no copy.
+            self.owner = BytesIO(bytes(total))
+            self.view = self.owner.getbuffer()
 
     def payload(self) -> Any:
-        """The whole item; the buffer is handed over."""
+        """The whole item, for the codec; the buffer is handed over."""
+        if self.code == PICKLE_BUFFERS:
+            return self.view
         self.view.release()
-        return self.bio
+        return self.owner if self.code == BYTEARRAY else self.owner.getvalue()
 
 
 class ChannelState:
@@ -191,23 +205,6 @@ class Connection:
         self._part_left = 0  # and how many bytes of that frame are to come
         self.control = make_channel(0, peer_window, window)
         self.channels[0] = self.control
-        # kinds that are rare enough to be looked up; ITEM and PART are handled in receive_data itself
-        self._handlers = {
-            HELLO: self._on_hello,
-            EXEC: self._on_exec,
-            LARGE: self._on_large,
-            ABORT: self._on_abort,
-            CREDIT: self._on_credit,
-            EOF: self._on_eof,
-            CLOSE: self._on_close,
-            REQUEST: self._on_link_event,
-            REPLY: self._on_link_event,
-            PING: self._on_ping,
-            PONG: self._on_link_event,
-            SIGNAL: self._on_signal,
-            GOODBYE: self._on_goodbye,
-            RAW: self._on_raw,
-        }
 
     # -- sending ----------------------------------------------------------------------------------------------
 
@@ -449,6 +446,7 @@ class Connection:
                             channel = self._unknown(id, kind)
                             if channel is None:
                                 pos = stop
+                                run_id = -1
                                 continue
                         if channel.large is not None:
                             raise ProtocolError("ITEM inside a large item on channel %d" % id)
@@ -492,14 +490,14 @@ class Connection:
                         self.unfinished = True
                         return
                     continue
-                handler = self._handlers.get(kind)
+                handler = _HANDLERS.get(kind)
                 if handler is None:
                     raise ProtocolError("unknown frame kind %d" % kind)
                 if length > MAX_PAYLOAD:
                     raise _too_long(kind, length)
                 if stop > end:
                     break
-                handler(kind, id, code, data[start:stop])
+                handler(self, kind, id, code, data[start:stop])
                 pos = stop
             if pos < end:
                 self._rest = data[pos:]
@@ -586,7 +584,7 @@ class Connection:
             return
         try:
             channel.large = Large(code, total)
-        except (MemoryError, OverflowError):
+        except (MemoryError, OverflowError, OSError, ValueError):
             raise ProtocolError("no memory for an item of %d bytes" % total) from None
         if channel.waiting or channel.leading or channel.lifted:
             self.pay_large(channel)
@@ -704,6 +702,25 @@ class Connection:
 
     def _on_link_event(self, kind: int, id: int, code: int, payload: bytes) -> None:
         self.events.append((kind, id, code, payload))
+
+
+# Kinds that are rare enough to be looked up; ITEM and PART are handled in receive_data itself.
+_HANDLERS = {
+    HELLO: Connection._on_hello,
+    EXEC: Connection._on_exec,
+    LARGE: Connection._on_large,
+    ABORT: Connection._on_abort,
+    CREDIT: Connection._on_credit,
+    EOF: Connection._on_eof,
+    CLOSE: Connection._on_close,
+    REQUEST: Connection._on_link_event,
+    REPLY: Connection._on_link_event,
+    PING: Connection._on_ping,
+    PONG: Connection._on_link_event,
+    SIGNAL: Connection._on_signal,
+    GOODBYE: Connection._on_goodbye,
+    RAW: Connection._on_raw,
+}
 
 
 class _Nobody:
