@@ -94,11 +94,10 @@ class Large:
         # In each case but the bytearray the pages exist when they are filled: a lie about the size costs address space only.
         if code == PICKLE_BUFFERS:
             # The arrays of the item will look into it. Not a BytesIO: see codec.WRITABLE.
-            from mmap import mmap
-
-            self.owner: Any = mmap(-1, total)
+            self.owner: Any = _private_memory(total)
             self.view = memoryview(self.owner)
-        elif code == BYTEARRAY:
+        elif code == BYTEARRAY and total <= WINDOW:
+            # Filled with zeros at once; so a larger one is copied from what has come.
             self.owner = bytearray(total)
             self.view = memoryview(self.owner)
         else:
@@ -112,7 +111,16 @@ class Large:
         if self.code == PICKLE_BUFFERS:
             return self.view
         self.view.release()
-        return self.owner if self.code == BYTEARRAY else self.owner.getvalue()
+        return self.owner if type(self.owner) is bytearray else self.owner.getvalue()
+
+
+def _private_memory(size: int) -> Any:
+    """Pages that a forked child does not share."""
+    import mmap
+
+    if hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return mmap.mmap(-1, size)
 
 
 class ChannelState:

@@ -14,7 +14,6 @@ from _weakref import ref
 
 from ..protocol.connection import ChannelState, can_send
 from ..protocol.errors import ChannelClosed, GatewayLost, RemoteError, TimeoutError
-from ..protocol.codec import WRITABLE
 from ..protocol.frames import HEADER, HEADER_SIZE, INLINE_MAX, ITEM, ITEM_COST, RAW
 from ..protocol.state import CLOSED, CLOSING, OPEN
 
@@ -693,15 +692,9 @@ class Channel:
 
 
 def decode_entry(link: Link, entry: Any) -> Any:
-    """The item of a queue entry.
-
-    A large item is handed to the codec as bytes, or for formats with buffers as a view that can be written to; no copy either way.
-    """
+    """The item of a queue entry; a large one comes as an object that hands out its payload."""
     code, payload, _ = entry
-    if type(payload) is not bytes:
-        bio = payload.payload()
-        payload = bio.getbuffer() if code in WRITABLE else bio.getvalue()
-    return link.decode(code, payload)
+    return link.decode(code, payload if type(payload) is bytes else payload.payload())
 
 
 def _valid(timeout: float) -> float:

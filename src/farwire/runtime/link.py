@@ -69,6 +69,8 @@ _pack = HEADER.pack
 _U64 = Struct("<Q")
 TICK = 0.003
 READ_SIZE = 64 * 1024
+# What is read beyond the part of a large item: its successor's header, or a few small frames.
+SCRATCH = 1024
 
 
 class Link:
@@ -145,6 +147,7 @@ class Link:
             os.set_blocking(self._leader_wake_r, False)
             os.set_blocking(self._leader_wake_w, False)
             self.must_poll = stream.must_poll
+            self._scratch = memoryview(bytearray(SCRATCH))
             self._read_poll = poll()
             self._read_poll.register(stream.read_fd, POLLIN)
             lead_poll = poll()
@@ -596,13 +599,16 @@ class Link:
             view = self.connection.buffer() if not self.marker else None
             try:
                 if view is not None:
-                    count = os.readv(self.stream.read_fd, [view])
+                    # The rest of the part, straight to its place, and the header after it, which then tells the next place.
+                    count = os.readv(self.stream.read_fd, [view, self._scratch])
                     if count:
+                        size = len(view)
                         with self.lock:
-                            if self.connection.buffer() is not None:
-                                self.connection.buffer_filled(count)
+                            self.connection.buffer_filled(min(count, size))
                             self._take_events()
                         self._after_feed()
+                        if count > size:
+                            self.feed(bytes(self._scratch[: count - size]))
                         return
                     data = b""
                 else:
