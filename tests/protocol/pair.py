@@ -82,7 +82,7 @@ def taken(connection: Connection) -> list[Event]:
                 assert cost == len(data) + ITEM_COST
                 found.append((ITEM, channel, item_code, bytes(data)))
         elif kind == LARGE:
-            found.append((LARGE, channel, code, payload.payload().getvalue()))
+            found.append((LARGE, channel, code, bytes(payload.payload())))
         else:
             found.append((kind, channel, code, payload))
     return found
@@ -133,7 +133,7 @@ class End:
                     self.events.append((ITEM, channel.id, item_code, data))
             elif kind == LARGE:
                 cost = payload.unpaid
-                data = payload.payload().getvalue()
+                data = bytes(payload.payload())
                 self.queues.setdefault(channel.id, []).append((data, cost))
                 self.events.append((LARGE, channel.id, code, data))
             else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +36,7 @@ from farwire.protocol.frames import (
     TASK_CALL,
     frame,
 )
-from protocol.pair import U64, credit, feed_pieces, hello, large, parse, taken, totals
+from protocol.pair import U64, credit, feed_pieces, greeted, hello, large, parse, taken, totals
 
 TO_WORKER = [
     frame(HELLO, 0, hello(300_000, pickle=5)),
@@ -208,7 +210,47 @@ def test_a_large_item_read_into_its_place() -> None:
     connection.events.popleft()
     _, channel, code, item = connection.events.popleft()
     assert (channel.id, code) == (1, 8)
-    held = item.payload()
-    assert held == data
+    assert item.payload() == data
     # what was allocated once is handed out, not copied
-    assert item.payload() is held
+    assert item.payload() is item.payload()
+
+
+@pytest.mark.parametrize("code", [8, 9, 11], ids=["BYTES", "BYTEARRAY", "PICKLE_BUFFERS"])
+@pytest.mark.parametrize("size", [1, 200_000, 9_000_000])
+def test_what_large_items_are_received_into(code: int, size: int) -> None:
+    connection = greeted(True, 1 << 25)
+    connection.open()
+    data = random.Random(size).randbytes(size)
+    connection.receive_data(b"".join(large(1, data, code)))
+    payload = connection.events.popleft()[3].payload()
+    assert payload == data
+    if code == 11 or (code == 9 and size < 1 << 23):
+        memoryview(payload)[:1] = b"x"  # the item will keep it
+    else:
+        assert type(payload) is bytes
+
+
+@pytest.mark.parametrize("code", [8, 9, 10, 11])
+def test_a_lie_about_a_size_takes_no_memory(code: int) -> None:
+    resource = pytest.importorskip("resource")
+    connections = [greeted(True) for _ in range(4)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for connection in connections:
+        connection.receive_data(frame(LARGE, 2, U64.pack(1 << 28), code) + frame(PART, 2, b"x"))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 16  # KiB, or bytes on macOS
+    del connections
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_large_item_is_not_shared_with_a_forked_child() -> None:
+    connection = greeted(True)
+    connection.receive_data(b"".join(large(2, bytes(100_000), 11)))
+    payload = connection.events.popleft()[3].payload()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other tests may have left threads; the child does not care
+        pid = os.fork()
+    if not pid:
+        payload[0] = 1
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert payload[0] == 0
