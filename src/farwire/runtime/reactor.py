@@ -140,12 +140,14 @@ class Reactor:
                 timeout = max(0, int((timers[0][0] - monotonic()) * 1000) + 1)
             for fd, events in self._poll.poll(timeout):
                 if fd == self._wake_r:
-                    # first the flag, then the byte: a wake in between writes another byte, which costs a turn, not a wake
-                    self._woken = False
+                    # First the bytes, then the flag: a wake in between finds the flag set and writes nothing, and its call is
+                    # run below. The other way round its byte would be read here and the flag stay set: no wake would come
+                    # through any more.
                     try:
                         os.read(fd, 4096)
                     except BlockingIOError:
                         pass
+                    self._woken = False
                 else:
                     handler = handlers.get(fd)
                     if handler is not None:
