@@ -60,6 +60,7 @@ EXIT_TIMEOUT = 3.0
 REPORT_TIME = 2.0
 NOISE_SHOWN = 4096
 STDERR_KEPT = 8192
+REPORT_MAX = 2 << 20
 
 _reactor: Reactor | None = None
 _pump: OutputPump | None = None
@@ -181,6 +182,7 @@ class Gateway:
         self._marks = _GuardReports(boot.nonce, self._guard_report)
         self._stderr_backlog = 0
         self._stderr_waits = False
+        self._stderr_held = b""
         _gateways.add(self)
 
     def __repr__(self) -> str:
@@ -273,6 +275,10 @@ class Gateway:
                     self._process.worker_pid = int(pid)
             if self._start_timer is not None:
                 self._start_timer.cancel()
+            if self._started.parent is None:
+                self._reactor.call(lambda: self._stderr_data(b""))
+            else:
+                self._stderr_data(b"")
             self._ready.set()
             if self._boot.heartbeat:
                 self._reactor.call(self._ping)
@@ -309,6 +315,9 @@ class Gateway:
     def _stop_reading(self) -> None:
         if self._link.parent is None:
             self._reactor.unregister(self._link.stream.read_fd)
+        if self._stderr_waits:  # for its backlog to be written; now the guard's report counts more
+            self._stderr_waits = False
+            self._register_stderr()
 
     def _await_report(self, error: BaseException, deadline: float, delay: float) -> None:
         """Wait for the end of stderr and of the process, then tell everybody."""
@@ -447,11 +456,16 @@ class Gateway:
             self._close_stderr()
 
     def _stderr_data(self, data: bytes) -> None:
-        if not data:
-            return
         self._stderr_tail = (self._stderr_tail + data)[-STDERR_KEPT:]
         if self._state == "starting":
-            return  # it becomes part of the error, or is shown when the worker lives
+            # it becomes part of the error, or is shown when the worker lives
+            self._stderr_held = (self._stderr_held + data)[-STDERR_KEPT:]
+            return
+        if self._stderr_held:
+            data = self._stderr_held + data
+            self._stderr_held = b""
+        if not data:
+            return
         size = len(data)
         self._stderr_backlog += size
 
@@ -497,7 +511,7 @@ class Gateway:
 
     def _guard_report(self, kind: bytes, data: bytes) -> None:
         """The guard's words on stderr (see ``bootstrap/loader.py``)."""
-        if kind == b"X":
+        if kind == b"X" and data.isdigit():
             self._worker_status = int(data)
         elif kind == b"O":
             self._stdout_rest += data
@@ -712,6 +726,8 @@ def exit_gateways(gateways: Iterable[Gateway], timeout: float) -> None:
         start = monotonic()
         share = max(0.0, deadline - start) / (count - number)
         _exit_layer(layers[depth], start, share)
+    if _pump is not None:
+        _pump.drain({gateway.id for layer in layers.values() for gateway in layer}, max(0.1, deadline - monotonic()))
 
 
 def _exit_layer(gateways: list[Gateway], start: float, share: float) -> None:
@@ -748,24 +764,30 @@ class _GuardReports:
         data = self.buffer + data
         self.buffer = b""
         out = []
+        pos = 0
         while True:
-            at = data.find(b"\0")
+            at = data.find(self.mark, pos)
             if at < 0:
-                out.append(data)
-                return b"".join(out)
-            out.append(data[:at])
-            data = data[at:]
-            if not data.startswith(self.mark[: len(data)]):
-                out.append(data[:1])
-                data = data[1:]
+                # the mark has one zero byte, its first: is the last one here the beginning of a mark?
+                at = data.rfind(b"\0", max(pos, len(data) - len(self.mark) + 1))
+                if at < 0 or not self.mark.startswith(data[at:]):
+                    at = len(data)
+                break
+            start = at + len(self.mark) + 9
+            size = data[start - 8 : start]
+            if len(size) == 8 and not (size.isdigit() and int(size) <= REPORT_MAX):
+                # whoever found out the mark and plays with it: no report
+                out.append(data[pos : at + 1])
+                pos = at + 1
                 continue
-            head = len(self.mark) + 9
-            if len(data) < head or len(data) < head + int(data[head - 8 : head]):
-                self.buffer = data
-                return b"".join(out)
-            size = int(data[head - 8 : head])
-            self.callback(data[head - 9 : head - 8], data[head : head + size])
-            data = data[head + size :]
+            if len(size) < 8 or len(data) < start + int(size):
+                break
+            out.append(data[pos:at])
+            pos = start + int(size)
+            self.callback(data[start - 9 : start - 8], data[start:pos])
+        out.append(data[pos:at])
+        self.buffer = data[at:]
+        return b"".join(out)
 
     def flush(self) -> bytes:
         """The end: what was kept is no report."""

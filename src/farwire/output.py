@@ -30,8 +30,8 @@ class OutputPump:
         self._condition = threading.Condition(threading.Lock())
         self._queue: deque[tuple[Any, str, str, bytes, Callable[[], None] | None]] = deque()
         self._thread: threading.Thread | None = None
-        self._busy = False
-        self._midline: tuple[str, str] | None = None
+        self._unwritten: dict[str, int] = {}  # gateway -> pieces queued, or being written
+        self._midline: dict[str, str] = {}  # "stdout", "stderr" -> the gateway whose unfinished line is there
         self._stopping = False
 
     def put(self, sink: Output, gateway_id: str, stream: str, data: bytes, done: Callable[[], None] | None) -> None:
@@ -40,6 +40,7 @@ class OutputPump:
 
         with self._condition:
             self._queue.append((sink, gateway_id, stream, data, done))
+            self._unwritten[gateway_id] = self._unwritten.get(gateway_id, 0) + 1
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="farwire-output", daemon=True)
                 self._thread.start()
@@ -54,14 +55,19 @@ class OutputPump:
                 self._thread = threading.Thread(target=self._run, name="farwire-output", daemon=True)
                 self._thread.start()
 
-    def drain(self, timeout: float) -> bool:
-        """Wait until everything queued is written. Returns False when that takes longer."""
+    def drain(self, gateway_ids: set[str], timeout: float) -> bool:
+        """Wait until everything queued of these gateways is written. Returns False when that takes longer."""
+        import threading
+
+        if threading.current_thread() is self._thread:
+            return False
         deadline = monotonic() + timeout
         with self._condition:
-            while self._queue or self._busy:
+            while not gateway_ids.isdisjoint(self._unwritten):
                 left = deadline - monotonic()
-                if left <= 0 or not self._condition.wait(left):
-                    return not (self._queue or self._busy)
+                if left <= 0:
+                    return False
+                self._condition.wait(left)
         return True
 
     def stop(self, timeout: float) -> None:
@@ -76,22 +82,25 @@ class OutputPump:
     def _run(self) -> None:
         while True:
             with self._condition:
-                self._busy = False
-                self._condition.notify_all()
                 while not self._queue:
                     if self._stopping:
                         return
                     self._condition.wait()
                 sink, gateway_id, stream, data, done = self._queue.popleft()
-                self._busy = True
             try:
                 self._write(sink, gateway_id, stream, data)
-            except Exception as exc:
+            except BaseException as exc:
                 # The sink is user code or a closed file: the worker's output is lost, which is said once per piece on the
                 # last resort; raising here would end everybody's output.
                 _last_resort(f"farwire: output of {gateway_id} cannot be written: {exc!r}\n")
             if done is not None:
                 done()
+            with self._condition:
+                left = self._unwritten.pop(gateway_id) - 1
+                if left:
+                    self._unwritten[gateway_id] = left
+                else:
+                    self._condition.notify_all()
 
     def _write(self, sink: Output, gateway_id: str, stream: str, data: bytes) -> None:
         if callable(sink):
@@ -107,20 +116,23 @@ class OutputPump:
         tag = f"[{gateway_id}] ".encode()
         pieces = data.split(b"\n")
         out = []
-        if self._midline is not None and self._midline != (gateway_id, stream):
-            # somebody else's line is open: end it rather than mix two gateways in one line
-            out.append(b"\n")
-            self._midline = None
+        for other, holder in list(self._midline.items()):
+            if (other, holder) != (stream, gateway_id) and (other == stream or _same_file()):
+                # somebody else's line is open: end it rather than mix two gateways in one line
+                out.append(b"\n")
+                del self._midline[other]
         for i, piece in enumerate(pieces):
             last = i == len(pieces) - 1
             if last and not piece:
                 break
-            if i > 0 or self._midline is None:
+            if i > 0 or stream not in self._midline:
                 out.append(tag)
             out.append(piece)
             if not last:
                 out.append(b"\n")
-        self._midline = None if data.endswith(b"\n") else (gateway_id, stream)
+        self._midline.pop(stream, None)
+        if not data.endswith(b"\n"):
+            self._midline[stream] = gateway_id
         self._write_file(file, b"".join(out))
 
     @staticmethod
@@ -141,6 +153,14 @@ class OutputPump:
             except TypeError:  # a binary file that is not of the io classes
                 file.write(data)
         file.flush()
+
+
+def _same_file() -> bool:
+    """Whether our stdout and stderr are one terminal, pipe or file."""
+    try:
+        return os.path.samestat(os.fstat(sys.stdout.fileno()), os.fstat(sys.stderr.fileno()))
+    except (OSError, ValueError, AttributeError):  # no files, or closed
+        return False
 
 
 def _last_resort(text: str) -> None:

@@ -122,6 +122,9 @@ def guard(pid, config, link_r, link_w, pet_r, stdout_r, dump_r):
                 deadline = monotonic()
     kill_group(pid)
     status = os.waitpid(pid, 0)[1]
+    # Whoever sees the end of the link reads the rest of stderr, however much of it waits there.
+    for fd in {link_r, link_w}:
+        os.close(fd)
     rest = b""
     if stdout_r >= 0:
         os.set_blocking(stdout_r, False)

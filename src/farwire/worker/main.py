@@ -254,20 +254,26 @@ class Worker:
 
         def drain() -> None:
             # until the pipe is empty, not until its end: grandchildren may hold it open
-            if self.stdout_r >= 0 and not self.stdout_waits:
-                try:
-                    data = os.read(self.stdout_r, min(65536, max(1, link.connection.control.credit)))
-                except OSError:
-                    data = b""
-                if data and link.closed is None:
-                    link.raw_write(link.connection.control, data, STDOUT, True)
-                    self.reactor.call(drain)
-                    return
-            if (link.out or link.pending or link.writing) and monotonic() < deadline and link.closed is None:
+            control = link.connection.control
+            if monotonic() > deadline or link.closed is not None:
+                done.release()
+            elif link.out or link.pending or link.writing:
                 link.flush()
                 self.reactor.later(0.002, drain)
-                return
-            done.release()
+            elif self.stdout_r >= 0 and control.credit <= 0:
+                self.reactor.later(0.002, drain)
+            else:
+                data = b""
+                if self.stdout_r >= 0:
+                    try:
+                        data = os.read(self.stdout_r, min(65536, control.credit))
+                    except OSError:
+                        pass
+                if data:
+                    link.raw_write(control, data, STDOUT)
+                    self.reactor.call(drain)
+                else:
+                    done.release()
 
         link.send_frame(GOODBYE)
         self.reactor.call(drain)
