@@ -505,7 +505,8 @@ class Gateway:
         assert parent is not None
         parent.consumed(core, len(data))
         if code == 2:
-            self._process.returncode = int(data)  # type: ignore[attr-defined]
+            process: Any = self._process
+            process.returncode = int(data)
         else:
             self._stderr_data(self._marks.feed(data))
 

@@ -74,7 +74,8 @@ class MultiChannel:
         from queue import SimpleQueue
 
         if self._queue is None:
-            self._queue = queue = SimpleQueue()
+            queue: SimpleQueue[tuple[Channel, Any]] = SimpleQueue()
+            self._queue = queue
             for channel in self._channels:
                 _put_into(queue, channel, endmarker)
         return self._queue

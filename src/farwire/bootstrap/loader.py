@@ -15,14 +15,21 @@ is unread): it gives the worker a moment to end by itself, then kills its whole 
 * ends a worker whose link is silent for three heartbeats, when heartbeats are on and the worker cannot see to it itself.
 """
 
+from __future__ import annotations
+
 import marshal
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
 GRACE = 0.4  # seconds between the hang-up and the kill; everything is to be gone within one
 
 
-def write_all(fd, data):
+def write_all(fd: int, data: bytes) -> None:
     """Write to stderr, which may be full and stay so: then give up after a second."""
     import select
 
@@ -34,13 +41,16 @@ def write_all(fd, data):
         data = data[os.write(fd, data[:4096]) :]
 
 
-def guard(pid, config, link_r, link_w, pet_r, stdout_r, dump_r):
+def guard(
+    pid: int, config: dict[str, Any], link_r: int, link_w: int, pet_r: int, stdout_r: int, dump_r: int
+) -> NoReturn:
     """Watch over the worker ``pid``; never returns."""
     import _signal
     import select
     from time import monotonic
 
-    unread = ioctl = None
+    unread: int | None = None
+    ioctl: Any = None
     try:
         from fcntl import ioctl
         from termios import FIONREAD
@@ -48,7 +58,7 @@ def guard(pid, config, link_r, link_w, pet_r, stdout_r, dump_r):
         pass
     mark = ("\0" + config["nonce"] + ":").encode()
 
-    def report(kind, data):
+    def report(kind: bytes, data: bytes) -> None:
         try:
             write_all(2, mark + kind + b"%08d" % len(data) + data)
         except OSError:  # nobody reads stderr any more
@@ -142,12 +152,12 @@ def guard(pid, config, link_r, link_w, pet_r, stdout_r, dump_r):
     os._exit(128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
 
 
-def ended(pid):
+def ended(pid: int) -> bool:
     """Whether the worker has ended; does not reap it."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def kill_group(pid):
+def kill_group(pid: int) -> None:
     """SIGKILL to the worker and everything it started; before it is reaped, because then its number could be another's."""
     try:
         os.killpg(pid, 9)
@@ -158,26 +168,26 @@ def kill_group(pid):
 class BundleImporter:
     """Imports ``_farwire`` and what is below it from memory."""
 
-    def __init__(self, modules):
+    def __init__(self, modules: dict[str, Any]) -> None:
         self.modules = modules  # name below _farwire -> (is package, source text or code, file name)
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> Any:
         """For ``sys.meta_path``."""
         if fullname != "_farwire" and not fullname.startswith("_farwire."):
             return None
         found = self.modules.get(fullname[9:])
         if found is None:
             return None
-        spec = type(sys.__spec__)(fullname, self, origin="farwire", is_package=found[0])
+        make_spec: Any = type(sys.__spec__)  # ModuleSpec, without importing importlib
+        spec = make_spec(fullname, self, origin="farwire", is_package=found[0])
         if found[0]:
             spec.submodule_search_locations = []
         return spec
 
-    def create_module(self, spec):
+    def create_module(self, spec: object) -> None:
         """An ordinary module."""
-        return None
 
-    def exec_module(self, module):
+    def exec_module(self, module: Any) -> None:
         """Run the module's code."""
         name = module.__name__
         code = self.modules[name[9:]][1]
@@ -185,17 +195,17 @@ class BundleImporter:
             code = compile(code, self.filename(name), "exec", dont_inherit=True)
         exec(code, module.__dict__)
 
-    def filename(self, name):
+    def filename(self, name: str) -> str:
         """What tracebacks show; not a path that exists."""
         return "farwire:/%s.py" % name.replace(".", "/")
 
-    def get_source(self, name):
+    def get_source(self, name: str) -> str | None:
         """For ``linecache``: source lines in tracebacks."""
         code = self.modules[name[9:]][1]
         return code if isinstance(code, str) else None
 
 
-def boot(read):
+def boot(read: Callable[[int], bytes]) -> None:
     """Everything from the configuration to the worker's main loop."""
     config = marshal.loads(read(int(read(6))))
     link_r, link_w = os.dup(0), os.dup(1)
@@ -232,7 +242,7 @@ def boot(read):
         os.close(pet_r)
         os.close(dump_r)
 
-    def read_link(count):
+    def read_link(count: int) -> bytes:
         data = b""
         while len(data) < count:
             more = os.read(link_r, count - len(data))
@@ -271,4 +281,4 @@ def boot(read):
     main(config, link_r, link_w, stdout_r, pet_w, dump_w)
 
 
-boot(r)  # noqa: F821 - stage 0 left it
+boot(globals()["r"])  # stage 0 left it

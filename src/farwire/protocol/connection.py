@@ -211,7 +211,7 @@ class Connection:
         self._missing = 0  # and how many bytes more it takes to go on
         self._part: Any = None  # the channel whose PART is being filled,
         self._part_left = 0  # and how many bytes of that frame are to come
-        self.control = make_channel(0, peer_window, window)
+        self.control: Any = make_channel(0, peer_window, window)
         self.channels[0] = self.control
 
     # -- sending ----------------------------------------------------------------------------------------------

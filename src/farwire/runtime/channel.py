@@ -383,7 +383,8 @@ class Channel:
             # The short cut: nobody else waits or reads, and the next thing to come is this item.
             root = link.root
             mine = False
-            data = entry = None
+            data: Any = None
+            entry: Any = None
             try:
                 with link.lock:
                     if core.items:

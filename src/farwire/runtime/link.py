@@ -180,7 +180,8 @@ class Link:
                 core = ChannelCore(self, id, 0, 0)
                 core.state = 5  # CLOSED: the number is forgotten, so is what it stood for
                 core.ended = EOFError("channel %d was closed" % id)
-            return core.handle()
+            channel: Channel = core.handle()
+            return channel
 
     def _channel_id(self, channel: Channel) -> int:
         if channel._core.link is not self:
@@ -874,7 +875,7 @@ class Link:
         if isinstance(error, FarwireError):
             # GatewayLost.__new__ would find that of EOFError, which refuses to make what is an OSError as well
             new = OSError.__new__ if isinstance(error, OSError) else Exception.__new__
-            copy: Any = new(error.__class__)
+            copy: BaseException = new(error.__class__)
             copy.__dict__.update(error.__dict__)
             copy.args = error.args
             return copy

@@ -10,6 +10,7 @@ others go on, because every gateway of the process depends on this thread.
 from __future__ import annotations
 
 import os
+import select
 import sys
 from _thread import get_ident
 from collections import deque
@@ -23,14 +24,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-try:
-    from select import POLLERR, POLLHUP, POLLIN, POLLOUT, poll
-except ImportError:  # Windows: farwire imports, gateways cannot be opened
-    POLLIN, POLLOUT, POLLERR, POLLHUP = 1, 4, 8, 16
+# Windows has no poll: farwire can be imported there, gateways cannot be opened.
+POLLIN: int = getattr(select, "POLLIN", 1)
+POLLOUT: int = getattr(select, "POLLOUT", 4)
+POLLERR: int = getattr(select, "POLLERR", 8)
+POLLHUP: int = getattr(select, "POLLHUP", 16)
 
-    def poll() -> Any:
-        raise OSError("farwire needs select.poll(), which this platform does not have")
 
+def _no_poll() -> Any:
+    raise OSError("farwire needs select.poll(), which this platform does not have")
+
+
+poll: Callable[[], Any] = getattr(select, "poll", _no_poll)
 
 READABLE = POLLIN | POLLERR | POLLHUP
 

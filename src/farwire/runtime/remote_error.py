@@ -72,7 +72,7 @@ CAUSE = "\nThe above exception was the direct cause of the following exception:\
 CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
 
 
-def _describe(exc: BaseException, depth: int = 0) -> dict[str, Any]:
+def _describe(exc: Any, depth: int = 0) -> dict[str, Any]:
     if issubclass(type(exc), RemoteError):
         found: dict[str, Any] = {
             "type": exc.typename,
@@ -104,7 +104,7 @@ def encode_error(error: str | BaseException) -> tuple[bytes, int]:
         text = _cut(str(error))
         found: dict[str, Any] = {"type": "", "message": text, "formatted": text, "notes": []}
     elif issubclass(type(error), BaseException):
-        found = _describe(error)  # type: ignore[arg-type]
+        found = _describe(error)
     else:
         raise TypeError("close(error=...) takes a text or an exception, not %s" % type(error).__name__)
     code, payload = Encoder(4, type(None), _no_channel).encode(found)

@@ -51,7 +51,7 @@ def stacks() -> str:
     lines = []
     for ident, frame in sys._current_frames().items():
         lines.append("Thread %#x (%s):" % (ident, names.get(ident, "farwire I/O or unnamed")))
-        found = []
+        found: list[str] = []
         at: Any = frame
         while at is not None and len(found) < 200:
             code = at.f_code

@@ -296,9 +296,8 @@ def main(config: dict[str, Any], link_r: int, link_w: int, stdout_r: int, pet_w:
     elif sys.stdout is not None:  # Python 3.6
         import io
 
-        sys.stdout = io.TextIOWrapper(
-            sys.stdout.detach(), encoding=sys.stdout.encoding, errors=sys.stdout.errors, line_buffering=True
-        )
+        old: Any = sys.stdout
+        sys.stdout = io.TextIOWrapper(old.detach(), encoding=old.encoding, errors=old.errors, line_buffering=True)
     worker = Worker(config, link_r, link_w, stdout_r, pet_w)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=worker.after_fork)
