@@ -31,7 +31,7 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the parent forks
 sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
 
-from farwire.protocol import codec
+from farwire.protocol import codec, structured
 from farwire.protocol.errors import LoadError
 
 try:
@@ -79,7 +79,7 @@ NAMES = [
     ("copyreg", "_reconstructor"),
     ("__main__", "evil"),
     ("fuzz_codec", "evil"),
-    ("farwire.protocol.codec", "_make_complex"),
+    ("farwire.protocol.structured", "_make_complex"),
     ("_farwire_items", "Marker"),
     ("_farwire_items", "Marker.__class__"),
     ("_farwire_items", "__dict__"),
@@ -87,7 +87,7 @@ NAMES = [
     ("numpy", "dtype"),
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy", "frombuffer"),
-    *(("_farwire_items", name) for name in (*codec._NAMES, "nothing")),
+    *(("_farwire_items", name) for name in (*structured._NAMES, "nothing")),
 ]
 OPCODES = [opcode for opcode in pickletools.opcodes if opcode.name != "STOP"]
 TEXTS = [

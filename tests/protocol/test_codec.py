@@ -30,7 +30,7 @@ import pytest
 
 import servers
 from farwire.bootstrap.blank import blank
-from farwire.protocol import codec
+from farwire.protocol import codec, structured
 from farwire.protocol.codec import LARGE, PICKLE, PICKLE_BUFFERS, Decoder, Encoder, encoded_size
 from farwire.protocol.errors import DumpError, LoadError
 
@@ -757,13 +757,13 @@ class Call:
         self.args = args
 
     def __reduce__(self) -> Any:
-        return getattr(codec._items_module(), self.name), self.args
+        return getattr(structured._items_module(), self.name), self.args
 
 
 @pytest.fixture(autouse=True)
 def _markers_pickle() -> Iterator[None]:
     # Plain pickle does not know markers; with a __reduce__ it takes them for globals.
-    marker = codec._items_module().Marker
+    marker = structured._items_module().Marker
     marker.__reduce__ = lambda self: self.name
     yield
     del marker.__reduce__
@@ -979,7 +979,7 @@ def test_hostile_pickles_run_nothing(data: bytes) -> None:
 
 
 def test_constructors_give_nothing_away() -> None:
-    for name in [*codec._FUNCTIONS, "channel"]:
+    for name in [*structured._FUNCTIONS, "channel"]:
         constructor = DECODER.decode(PICKLE, b"c_farwire_items\n" + name.encode() + b"\n.")
         assert not hasattr(constructor, "__dict__")
         for attribute in dir(constructor):
@@ -1081,7 +1081,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     package = folder / "shipped"
     package.mkdir()
     (package / "__init__.py").touch()
-    for name in ("errors", "codec"):
+    for name in ("errors", "codec", "structured"):
         text = (PACKAGE / f"{name}.py").read_text("utf-8")
         (package / f"{name}.py").write_text(blank(text, comments=True, docstrings=True, annotations=True), "utf-8")
     return folder
@@ -1214,4 +1214,4 @@ def test_the_module_of_names_may_be_lost() -> None:
         assert same(DECODER.decode(*encoder.encode([1j])), [1j])
     finally:
         sys.modules["_farwire_items"] = old
-        codec._markers = old
+        structured._markers = old
