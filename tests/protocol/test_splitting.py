@@ -247,7 +247,8 @@ def test_a_large_item_is_not_shared_with_a_forked_child() -> None:
     connection.receive_data(b"".join(large(2, bytes(100_000), 11)))
     payload = connection.events.popleft()[3].payload()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # other tests may have left threads; the child does not care
+        # other tests may have left threads; the child does not care
+        warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if not pid:
         payload[0] = 1
