@@ -157,6 +157,10 @@ class ChannelState:
         self.sending_large = False
         self.claimed = False  # somebody here has, or had, the channel; else only its number came so far
 
+    def hungry(self) -> bool:
+        """Whether somebody waits for the item that is coming, so that its parts are consumed as they arrive."""
+        return bool(self.lifted or self.leading or self.waiting)
+
     def __repr__(self) -> str:
         return "<%s %d %s>" % (type(self).__name__, self.id, STATE_NAMES[self.state])
 
@@ -551,7 +555,7 @@ class Connection:
         channel.received += length
         if channel.received - channel.granted > channel.window:
             raise _overrun(channel)
-        if large is None or channel.waiting or channel.leading or channel.lifted:
+        if large is None or channel.hungry():
             channel.consumed += length
             self.grant(channel)
         else:
@@ -594,7 +598,7 @@ class Connection:
             channel.large = Large(code, total)
         except (MemoryError, OverflowError, OSError, ValueError):
             raise ProtocolError("no memory for an item of %d bytes" % total) from None
-        if channel.waiting or channel.leading or channel.lifted:
+        if channel.hungry():
             self.pay_large(channel)
 
     def _on_abort(self, kind: int, id: int, code: int, payload: bytes) -> None:

@@ -59,6 +59,7 @@ class ChannelCore(ChannelState):
         "endmarker",
         "error_taken",
         "handle_ref",
+        "in_callback",
         "items",
         "link",
         "on_credit",
@@ -80,12 +81,24 @@ class ChannelCore(ChannelState):
         self.error_taken = False
         self.callback: Callable[[Any], object] | None = None
         self.callback_done = False
+        self.in_callback = False
         self.endmarker: Any = NO_ENDMARKER
         self.sink: Any = None  # takes RAW bytes: sink(core, code, data)
         self.on_credit: Callable[[], None] | None = None
         self.handle_ref: Any = None
         self.service: Any = None  # keeps the handle of a channel that no program holds
         self.dropped = False
+
+    def hungry(self) -> bool:
+        """As the protocol asks; what comes after items that nobody has taken yet is not waited for."""
+        if self.lifted or self.leading:
+            return True
+        return not self.items and (self.waiting > 0 if self.callback is None else not self.in_callback)
+
+    def pay_if_hungry(self) -> None:
+        """Somebody has become ready for the item that is coming."""
+        if self.large is not None and self.hungry():
+            self.link.connection.pay_large(self)
 
     def handle(self) -> Channel:
         """The one handle of this channel; made again if the program dropped the last."""
@@ -119,6 +132,8 @@ class ChannelCore(ChannelState):
         """The next entry, counted as consumed."""
         entry = self.items.popleft()
         self.consumed += entry[2]
+        if self.large is not None and self.receivers:
+            self.pay_if_hungry()
         if (self.consumed - self.granted) * 2 >= self.window:
             self.link.connection.grant(self)
         return entry
@@ -389,8 +404,7 @@ class Channel:
                 with link.lock:
                     if core.items:
                         if core.direct and not link.out:
-                            entry = core.items.popleft()
-                            core.consumed += entry[2]
+                            entry = core.take()
                             link.sends = 0
                     elif (
                         core.direct
@@ -407,8 +421,7 @@ class Channel:
                         if link is root:
                             link.reading = mine = True
                 if entry is not None:
-                    if (core.consumed - core.granted) * 2 >= core.window:
-                        link.consumed(core, 0)
+                    if link.out:
                         link.flush()
                     return link.decode(entry[0], entry[1]) if type(entry[1]) is bytes else decode_entry(link, entry)
                 if link is not root and not link.sends and not link.marker:
@@ -581,9 +594,7 @@ class Channel:
             core.callback = callback
             core.direct = False
             core.endmarker = endmarker
-            core.waiting += 1
-            if core.large is not None:
-                link.connection.pay_large(core)
+            core.pay_if_hungry()
             count = len(core.items) + (core.ended is not None or core.state >= CLOSING)
             for _ in range(count):
                 link.dispatcher.submit(core)

@@ -77,6 +77,7 @@ class Dispatcher:
             callback = core.callback
             entry = core.items.popleft() if core.items else None
             over = entry is None and (core.ended is not None or core.state >= CLOSING)
+            core.in_callback = entry is not None
             if over:
                 core.callback_done = True
         if entry is not None:
@@ -88,6 +89,8 @@ class Dispatcher:
                 self._failed(core, exc)
             with link.lock:
                 core.consumed += entry[2]
+                core.in_callback = False
+                core.pay_if_hungry()
                 link.connection.grant(core)
             if link.out:
                 link.flush()

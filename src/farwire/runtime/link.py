@@ -692,7 +692,7 @@ class Link:
                 core.arrived(payload)
             elif kind == LARGE:
                 cost = payload.unpaid
-                if core.lifted or core.waiting:
+                if core.hungry():
                     core.consumed += cost
                     cost = 0
                     self.connection.grant(core)
