@@ -11,12 +11,12 @@ end waits for stderr and the process (``REPORT_TIME`` at most) before anybody is
 from __future__ import annotations
 
 import os
-
 import threading
 import weakref
 from time import monotonic
 
 from .errors import GatewayLost, StartError, TimeoutError
+from .protocol.codec import PICKLE
 from .protocol.frames import (
     EXEC,
     GOODBYE,
@@ -45,9 +45,9 @@ from .supervisor import describe_status, describe_wait_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import ModuleType, TracebackType
-    from typing import Any, Callable
+    from typing import Any
 
     from .group import Group
     from .output import Output, OutputPump
@@ -209,6 +209,7 @@ class Gateway:
         started = self._started
         if started.parent is None:
             link.write_first([*started.first, frame(HELLO, 0, hello)])
+            self._keep_later()
             link.start()
             self._stderr_open = started.stderr_fd >= 0
             if self._stderr_open:
@@ -217,6 +218,7 @@ class Gateway:
         else:
             self._stderr_open = True
             link.write_first([*started.first, frame(HELLO, 0, hello)])
+            self._keep_later()
             started.stderr_input.attach(self._relayed_stderr)
             started.stream.input.attach(self._relayed)
         seconds = START_TIMEOUT if timeout is None else timeout
@@ -225,6 +227,25 @@ class Gateway:
             self._start_timer = self._reactor.later(seconds, lambda: self._start_timed_out(seconds))
 
         self._reactor.call(arm)
+
+    def _keep_later(self) -> None:
+        """Before anything is read: the modules that the worker starts without wait for its hello, or for what needs them."""
+        if not self._boot.later:
+            return
+        from .bootstrap.bundle import later_bundle
+
+        link = self._link
+        link.later = later_bundle()  # made while the interpreter starts
+        encode = link.encode
+
+        def encode_early(item: object) -> Any:
+            result = encode(item)
+            if result[0] >= PICKLE:
+                with link.lock:
+                    link.send_later()
+            return result
+
+        link.encode = encode_early  # until the hello tells which encoder to take
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """Wait until the worker has said its hello.

@@ -25,6 +25,7 @@ from farwire.protocol.frames import (
     MAX_ITEM,
     MAX_PAYLOAD,
     MIN_WINDOW,
+    MODULES,
     NAMES,
     PART,
     PING,
@@ -58,12 +59,13 @@ ROUND_TRIPS: dict[int, tuple[list[bytes], list[Any]]] = {
     PONG: ([frame(PONG, 0, b"12345678")], [(PONG, 0, 0, b"12345678")]),
     SIGNAL: ([frame(SIGNAL, 0, b"", 2)], [(SIGNAL, None, 2, None)]),
     GOODBYE: ([frame(GOODBYE)], [(GOODBYE, None, 0, b"")]),
+    MODULES: ([frame(MODULES, 0, b"zlib")], [(MODULES, None, 0, b"zlib")]),
     RAW: ([frame(RAW, 1, b"raw", 0), frame(RAW, 0, b"out", STDOUT)], [(RAW, 1, 0, b"raw"), (RAW, 0, STDOUT, b"out")]),
 }
 
 
 def test_every_kind_has_a_name_and_a_number_of_its_own() -> None:
-    assert sorted(NAMES) == list(range(1, 17))
+    assert sorted(NAMES) == list(range(1, 18))
     assert {getattr(frames, name): name for name in NAMES.values()} == NAMES
     assert set(ROUND_TRIPS) | {HELLO, EXEC} == set(NAMES)
 
@@ -190,7 +192,7 @@ def test_the_largest_frame() -> None:
     assert [(event[0], len(event[3])) for event in taken(worker)] == [(EXEC, 0), (ITEM, MAX_PAYLOAD), (ITEM, 0)]
 
 
-@pytest.mark.parametrize("kind", [0, 17, 99, 255])
+@pytest.mark.parametrize("kind", [0, 18, 99, 255])
 @pytest.mark.parametrize("length", [0, 0xFFFFFFFF])
 def test_an_unknown_kind(kind: int, length: int) -> None:
     with pytest.raises(ProtocolError, match=f"unknown frame kind {kind}"):
@@ -248,7 +250,7 @@ def test_credit_has_a_limit() -> None:
         worker.receive_data(credit(1, MAX_ITEM + 1))
 
 
-@pytest.mark.parametrize("kind", [EXEC, SIGNAL], ids=NAMES.get)
+@pytest.mark.parametrize("kind", [EXEC, SIGNAL, MODULES], ids=NAMES.get)
 def test_what_only_a_controller_may_send(kind: int) -> None:
     controller = greeted(True)
     with pytest.raises(ProtocolError, match=f"{NAMES[kind]} from a worker"):

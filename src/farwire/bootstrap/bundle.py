@@ -32,8 +32,21 @@ __all__ = ["LATER", "SHIPPED", "code_bundle", "later_bundle", "modules", "source
 SHIPPED = ("protocol", "runtime", "worker")
 """The packages that are sent, by their names in ours."""
 
-LATER: frozenset[str] = frozenset()
-"""Modules that a worker can start without: they are in ``later_bundle()`` instead of ``source_bundle()``."""
+LATER = frozenset(
+    (
+        "protocol.structured",
+        "runtime.channel_file",
+        "runtime.dispatcher",
+        "runtime.remote_error",
+        "worker.introspect",
+        "worker.relay",
+    )
+)
+"""Modules that a worker can start without: they are in ``later_bundle()`` instead of ``source_bundle()``.
+
+The controller sends them when the worker has said its hello, and before anything for which the thread that reads the link needs them.
+Any other thread that imports one waits for it, perhaps with the link's state lock, never with the reader role.
+"""
 
 _ROOT = __name__.rpartition(".bootstrap.")[0]
 

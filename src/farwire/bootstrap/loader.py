@@ -20,6 +20,7 @@ from __future__ import annotations
 import marshal
 import os
 import sys
+from _thread import allocate_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -168,14 +169,29 @@ def kill_group(pid: int) -> None:
 class BundleImporter:
     """Imports ``_farwire`` and what is below it from memory."""
 
-    def __init__(self, modules: dict[str, Any]) -> None:
+    def __init__(self, modules: dict[str, Any], later: Any) -> None:
         self.modules = modules  # name below _farwire -> (is package, source text or code, file name)
+        self.later = later  # names of those that a MODULES frame will bring
+        self.arrived = allocate_lock()
+        self.arrived.acquire()
+
+    def add(self, data: bytes) -> None:
+        """The rest has come."""
+        if self.later:
+            import zlib
+
+            self.modules.update(marshal.loads(zlib.decompress(data)))
+            self.later = ()
+            self.arrived.release()
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> Any:
         """For ``sys.meta_path``."""
         if fullname != "_farwire" and not fullname.startswith("_farwire."):
             return None
         found = self.modules.get(fullname[9:])
+        if found is None and fullname[9:] in self.later:
+            with self.arrived:
+                found = self.modules.get(fullname[9:])
         if found is None:
             return None
         make_spec: Any = type(sys.__spec__)  # ModuleSpec, without importing importlib
@@ -275,7 +291,8 @@ def boot(read: Callable[[int], bytes]) -> None:
         import zlib
 
         bundle = zlib.decompress(bundle)
-    sys.meta_path.append(BundleImporter(marshal.loads(bundle)))
+    importer = config["importer"] = BundleImporter(marshal.loads(bundle), config["later"])
+    sys.meta_path.append(importer)
     from _farwire.worker.main import main
 
     main(config, link_r, link_w, stdout_r, pet_w, dump_w)

@@ -42,6 +42,7 @@ from .frames import (
     MAX_PAYLOAD,
     MAX_PING,
     MIN_WINDOW,
+    MODULES,
     NAMES,
     PART,
     PING,
@@ -708,6 +709,11 @@ class Connection:
             raise ProtocolError("SIGNAL from a worker")
         self.events.append((SIGNAL, None, code, None))
 
+    def _on_modules(self, kind: int, id: int, code: int, payload: bytes) -> None:
+        if self.controller:
+            raise ProtocolError("MODULES from a worker")
+        self.events.append((MODULES, None, code, payload))
+
     def _on_goodbye(self, kind: int, id: int, code: int, payload: bytes) -> None:
         self.goodbye_received = True
         self.events.append((GOODBYE, None, code, payload))
@@ -732,6 +738,7 @@ _HANDLERS = {
     SIGNAL: Connection._on_signal,
     GOODBYE: Connection._on_goodbye,
     RAW: Connection._on_raw,
+    MODULES: Connection._on_modules,
 }
 
 

@@ -53,6 +53,7 @@ PONG = 13
 SIGNAL = 14  # controller -> worker: deliver signal number `code` to the worker's process
 GOODBYE = 15  # no new tasks; the worker ends when its tasks have, the peer answers by closing the link
 RAW = 16  # bytes without item borders (output on channel 0, relayed links); code: which stream
+MODULES = 17  # controller -> worker, once: the shipped modules that the worker started without
 
 NAMES = {
     HELLO: "HELLO",
@@ -71,6 +72,7 @@ NAMES = {
     SIGNAL: "SIGNAL",
     GOODBYE: "GOODBYE",
     RAW: "RAW",
+    MODULES: "MODULES",
 }
 
 # REQUEST codes

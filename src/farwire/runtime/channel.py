@@ -7,10 +7,10 @@ handle, the channel closes. A finalizer may run inside any lock, so it only appe
 from __future__ import annotations
 
 from _thread import allocate_lock
+from _weakref import ref
 from collections import deque
 from os import write
 from time import monotonic
-from _weakref import ref
 
 from ..protocol.connection import ChannelState, can_send
 from ..protocol.errors import ChannelClosed, GatewayLost, RemoteError, TimeoutError
@@ -149,6 +149,8 @@ class ChannelCore(ChannelState):
     def close(self, payload: bytes = b"", code: int = 0) -> None:
         """Close it from this end. Safe to call again, also when a signal's exception interrupted the first call."""
         if self.link.closed is None:
+            if payload:
+                self.link.send_later()
             self.link.connection.send_close(self, payload, code)
         self.closed_here()
 
@@ -588,6 +590,7 @@ class Channel:
         """
         core = self._core
         link = core.link
+        link.need_dispatcher()
         with link.lock:
             if core.callback is not None:
                 raise OSError("channel %d has a callback already" % core.id)

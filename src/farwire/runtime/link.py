@@ -48,6 +48,7 @@ from ..protocol.frames import (
     ITEM,
     ITEM_COST,
     LARGE,
+    MODULES,
     PART,
     PING,
     PONG,
@@ -55,7 +56,6 @@ from ..protocol.frames import (
     WINDOW,
 )
 from .channel import ATOMIC_MAX, BURST, GATHER, Channel, ChannelCore
-from .dispatcher import Dispatcher
 from .reactor import POLLERR, POLLHUP, POLLIN, POLLOUT, READABLE, poll
 
 TYPE_CHECKING = False
@@ -81,7 +81,8 @@ class Link:
         stream: an ``FdStream``, or a ``RelayedStream`` when ``parent`` is given.
         controller: which end this is.
         owner: gets ``link_event(link, kind, id, code, payload)`` for EXEC, HELLO, REQUEST, REPLY, SIGNAL, GOODBYE and PONG, called
-            in the reading thread without locks, and ``link_closed(link, error)`` once. Neither may block.
+            in the reading thread without locks (for MODULES under ``lock``, at once: whoever needs one may wait for it with that
+            lock), and ``link_closed(link, error)`` once. Neither may block.
         gateway: what channels show as ``channel.gateway``.
         pickle_protocol: highest pickle protocol that the peer is known to read.
         parent: the link that relays this one.
@@ -118,7 +119,8 @@ class Link:
         self.encode: Any = None
         self.decode: Any = Decoder(self._channel_by_id).decode
         self.set_pickle_protocol(pickle_protocol)
-        self.dispatcher = Dispatcher(self)
+        self.dispatcher: Any = None  # made with the first callback
+        self.later = b""  # modules that the worker does not have yet
         self.dropped: deque[Any] = deque()  # cores whose handle was garbage collected
         self.marker = b""  # what precedes the peer's first frame
         self.noise = b""
@@ -165,6 +167,21 @@ class Link:
     def set_pickle_protocol(self, protocol: int) -> None:
         """The peer reads pickles up to that protocol."""
         self.encode = Encoder(protocol, Channel, self._channel_id).encode
+
+    def need_dispatcher(self) -> None:
+        """Before the first callback; not under the lock."""
+        if self.dispatcher is None:
+            from .dispatcher import Dispatcher
+
+            with self.lock:
+                if self.dispatcher is None:
+                    self.dispatcher = Dispatcher(self)
+
+    def send_later(self) -> None:
+        """Under the lock: the next frame needs modules that the worker may not have yet."""
+        if self.later:
+            self.connection.send(MODULES, 0, self.later)
+            self.later = b""
 
     def expect_marker(self, marker: bytes) -> None:
         """Skip what comes before ``marker``, keeping the last of it in ``noise``."""
@@ -228,7 +245,8 @@ class Link:
                 self.reactor.unregister(self.stream.write_fd)
         assert self.closed is not None
         self.owner.link_closed(self, self.closed)
-        self.dispatcher.stop()
+        if self.dispatcher is not None:
+            self.dispatcher.stop()
 
     def close_stream(self) -> None:
         """Let go of the descriptors, when no thread reads or writes any more; call in the reactor's thread after ``fail``."""
@@ -294,6 +312,7 @@ class Link:
         with self.lock:
             if self.closed is not None:
                 return
+            self.send_later()
             self.connection.send(kind, channel, payload, code)
         self.flush()
 
@@ -710,7 +729,11 @@ class Link:
             elif kind == PING:
                 pass  # the answer is queued; that it came is noted in last_heard
             else:
+                if kind == MODULES:
+                    self.owner.link_event(self, kind, core, code, payload)
+                    continue
                 if kind == HELLO:
+                    self.send_later()
                     self.set_pickle_protocol(int(payload.get("pickle", 4)))
                 deferred.append(_Call(self.owner.link_event, self, kind, core, code, payload))
 

@@ -69,6 +69,7 @@ class Boot:
         nonce: random text of this start.
         heartbeat: seconds between signs of life, 0 for none.
         timeout: seconds until the worker must have answered.
+        later: whether it starts without the modules of ``bundle.LATER``.
     """
 
     def __init__(self, spec: XSpec, id: str, heartbeat: float, timeout: float) -> None:
@@ -78,6 +79,7 @@ class Boot:
         self.nonce = os.urandom(16).hex()
         self.heartbeat = heartbeat if spec.heartbeat is None else spec.heartbeat
         self.window = spec.window or WINDOW
+        self.later = False
 
     def bytes(
         self, *, code: bool, chdir: str | None = None, env: dict[str, str] | None = None, nice: int | None = None
@@ -93,11 +95,13 @@ class Boot:
         payload = bundle.code_bundle() if code else bundle.source_bundle()
         loader = _loader_code() if code else _loader_source()
         spec = self.spec
+        self.later = not code
         config: dict[str, object] = {
             "nonce": self.nonce,
             "id": self.id,
             "bundle": len(payload),
             "compressed": not code,
+            "later": [] if code else sorted(bundle.LATER),
             "chdir": chdir or "",
             "env": env or {},
             "nice": nice or 0,

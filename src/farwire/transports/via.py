@@ -188,6 +188,7 @@ def start_service(via: Any, request: dict[str, Any]) -> tuple[RawInput, RawInput
                 raise link.lost()
             channel._core.service = channel
             stderr._core.service = stderr
+            link.send_later()
             link.connection.send(EXEC, channel.id, bytes((code,)) + bytes(payload), TASK_SERVICE)
     except OSError as error:  # GatewayLost, ChannelClosed
         raise StartError(f"gateway {via.id}, through which it was to be reached, is gone: {error}") from error

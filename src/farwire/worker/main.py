@@ -16,6 +16,7 @@ from ..protocol.frames import (
     GOODBYE,
     HELLO,
     INFO,
+    MODULES,
     REPLY,
     REQUEST,
     SIGNAL,
@@ -176,6 +177,8 @@ class Worker:
                 start_service(self, id, payload)
             else:
                 self.tasks.add(id, code, payload)
+        elif kind == MODULES:
+            self.config["importer"].add(payload)
         elif kind == REQUEST:
             self._answer(id, code)
         elif kind == SIGNAL:
@@ -284,6 +287,7 @@ class Worker:
         self.link.abandon()
         self.reactor.abandon()
         self.tasks.forked = True
+        self.config["importer"].later = ()  # they do not come here
 
 
 def main(config: dict[str, Any], link_r: int, link_w: int, stdout_r: int, pet_w: int, dump_w: int) -> None:
