@@ -30,18 +30,6 @@ if TYPE_CHECKING:
 GRACE = 0.4  # seconds between the hang-up and the kill; everything is to be gone within one
 
 
-def write_all(fd: int, data: bytes) -> None:
-    """Write to stderr, which may be full and stay so: then give up after a second."""
-    import select
-
-    poll = select.poll()
-    poll.register(fd, select.POLLOUT)
-    while data:
-        if not poll.poll(1000):
-            return
-        data = data[os.write(fd, data[:4096]) :]
-
-
 def guard(
     pid: int, config: dict[str, Any], link_r: int, link_w: int, pet_r: int, stdout_r: int, dump_r: int
 ) -> NoReturn:
@@ -52,18 +40,31 @@ def guard(
 
     unread: int | None = None
     ioctl: Any = None
+    fionread = 0
     try:
+        import termios
         from fcntl import ioctl
-        from termios import FIONREAD
+
+        fionread = termios.FIONREAD
     except ImportError:
         pass
     mark = ("\0" + config["nonce"] + ":").encode()
 
-    def report(kind: bytes, data: bytes) -> None:
-        try:
-            write_all(2, mark + kind + b"%08d" % len(data) + data)
-        except OSError:  # nobody reads stderr any more
-            pass
+    def report(part: bytes, last: bytes, data: bytes) -> None:
+        # In pieces that the kernel writes whole or not at all: the worker and its children write to stderr as well.
+        room = getattr(select, "PIPE_BUF", 512) - len(mark) - 9
+        ready = select.poll()
+        ready.register(2, select.POLLOUT)
+        while True:
+            piece, data = data[:room], data[room:]
+            if not ready.poll(1000):  # it is full and nobody reads it
+                return
+            try:
+                os.write(2, mark + (part if data else last) + b"%08d" % len(piece) + piece)
+            except OSError:  # nobody reads stderr any more
+                return
+            if not data:
+                return
 
     for name in ("SIGINT", "SIGHUP", "SIGQUIT", "SIGTERM"):
         _signal.signal(getattr(_signal, name), _signal.SIG_IGN)
@@ -92,7 +93,7 @@ def guard(
             if wait <= 0:
                 kill_group(pid)
                 wait = 1.0
-        for fd, events in poll.poll(max(1, int(wait * 1000))):
+        for fd, _ in poll.poll(max(1, int(wait * 1000))):
             if fd == wake_r:
                 os.read(wake_r, 512)
             elif fd == pet_r:
@@ -113,11 +114,11 @@ def guard(
                 for watched in {link_r, link_w}:
                     poll.unregister(watched)
         if dump and not poll.poll(50):
-            report(b"S", dump)
+            report(b"s", b"S", dump)
             dump = b""
         if ioctl and deadline is None:
             try:
-                now = int.from_bytes(ioctl(link_r, FIONREAD, b"\0\0\0\0"), sys.byteorder)
+                now = int.from_bytes(ioctl(link_r, fionread, b"\0\0\0\0"), sys.byteorder)
             except OSError:
                 now = 0
             if now and now == unread:
@@ -148,8 +149,8 @@ def guard(
         except OSError:  # BlockingIOError: empty; a grandchild in a group of its own may hold it open
             pass
     if rest:
-        report(b"O", rest)
-    report(b"X", b"%d" % status)
+        report(b"O", b"O", rest)
+    report(b"X", b"X", b"%d" % status)
     os._exit(128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
 
 
@@ -251,6 +252,8 @@ def boot(read: Callable[[int], bytes]) -> None:
             os.close(dump_w)
             try:
                 guard(pid, config, link_r, link_w, pet_r, stdout_r, dump_r)
+            except BaseException as error:
+                os.write(2, b"farwire: the guard failed: %r\n" % (error,))
             finally:
                 kill_group(pid)
                 os._exit(70)

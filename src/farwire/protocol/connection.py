@@ -441,7 +441,7 @@ class Connection:
             channel: Any = None
             run_id = -1
             run: list[Any] = []
-            room = 0
+            room = stop = 0
             while end - pos >= HEADER_SIZE:
                 length, id, kind, code = _unpack(data, pos)
                 start = pos + HEADER_SIZE
@@ -479,7 +479,7 @@ class Connection:
                         room = channel.window - channel.received + channel.granted
                     cost = length + ITEM_COST
                     room -= cost
-                    channel.received += cost
+                    channel.received += cost  # pyright: ignore[reportOptionalMemberAccess]  # there is one: run_id names it
                     if room < 0:
                         raise _overrun(channel)
                     run.append((code, data[start:stop], cost))

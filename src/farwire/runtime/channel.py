@@ -348,14 +348,14 @@ class Channel:
             with link.lock:
                 if link.closed is not None or not can_send(core):
                     raise core.send_error()
-                mine = not core.sending_large and small is None
-                if mine:
+                waiter = None
+                if small is None and not core.sending_large:
                     core.sending_large = True
-                elif small is None or core.sending_large or core.credit < total + 128:
+                elif core.sending_large or core.credit < total + ITEM_COST:
                     waiter = core.add_sender()
                 else:
-                    continue
-            if mine:
+                    continue  # credit came meanwhile
+            if waiter is None:
                 link.send_large(core, code, chunks, total, deadline)
                 return
             if not link.wait(waiter, deadline):

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
             """Its exit status, None while it runs; reaps it. Something that has no status gives 0."""
 
         def wait(self, deadline: float) -> bool:
-            """Wait for the end until a monotonic time."""
+            """Wait for the end until a monotonic time. Returns whether it came."""
+            ...
 
         def terminate(self) -> None:
             """Ask the worker's processes to end."""
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
         def start(self, boot: Boot, via: Any) -> Started:
             """Start an interpreter; do not wait for it to answer. ``via`` is the gateway from which to start it, or None."""
+            ...
 
 
 # A signal that no program uses, answered by faulthandler in the worker; macOS has no real-time signals and gets none.

@@ -143,6 +143,7 @@ def _start_relayed(
     try:
         ends = [RelayedSocket(each, deadline, shown) for each in inputs]
         streams: list[SocketStream]
+        encrypted: Any = ()
         binding = NO_BINDING
         if tls is None:
             streams = [SocketStream(end, deadline) for end in ends]  # type: ignore[arg-type]

@@ -295,12 +295,12 @@ def main(config: dict[str, Any], link_r: int, link_w: int, stdout_r: int, pet_w:
     remember_main_thread(get_ident())
     _set_up_faulthandler(config, dump_w, pet_w)
     sys.argv[:] = ["-c"]
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(line_buffering=True)
-    elif sys.stdout is not None:  # Python 3.6
+    old: Any = sys.stdout
+    if hasattr(old, "reconfigure"):
+        old.reconfigure(line_buffering=True)
+    elif old is not None:  # Python 3.6
         import io
 
-        old: Any = sys.stdout
         sys.stdout = io.TextIOWrapper(old.detach(), encoding=old.encoding, errors=old.errors, line_buffering=True)
     worker = Worker(config, link_r, link_w, stdout_r, pet_w)
     if hasattr(os, "register_at_fork"):
