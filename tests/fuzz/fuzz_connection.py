@@ -49,6 +49,7 @@ from farwire.protocol.frames import (
     MAX_PAYLOAD,
     MAX_PING,
     MIN_WINDOW,
+    MODULES,
     NAMES,
     PART,
     PING,
@@ -223,9 +224,12 @@ class Peer:
         elif which == 4:
             self.put(GOODBYE, 0, payload, code)
             self.event(GOODBYE, None, code, payload)
-        elif not self.worker:
+        elif not self.worker and code & 1:
             self.put(SIGNAL, 0, b"", code)
             self.event(SIGNAL, None, code, None)
+        elif not self.worker:
+            self.put(MODULES, 0, payload, code)
+            self.event(MODULES, None, code, payload)
 
 
 class Input:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import marshal
+import zlib
 from pathlib import Path
 from struct import Struct
 from types import SimpleNamespace
@@ -93,7 +95,7 @@ def build(kind: int, code: int, means: dict[str, Any]) -> bytes | None:
         assert getattr(frames, means["asks"]) == code
     if "signal" in means:
         assert means["signal"] == code
-    if means.get("error") or "item" in means or "request" in means:
+    if means.get("error") or {"item", "request", "modules"} & set(means):
         return None
     return b""
 
@@ -154,6 +156,8 @@ def test_these_bytes_are_understood(vector: dict[str, Any]) -> None:
     if "request" in means:
         assert code == TASK_SERVICE
         assert same(DECODE(payload[0], payload[1:]), value(means["request"]))
+    if "modules" in means:
+        assert marshal.loads(zlib.decompress(payload)) == value(means["modules"])
     if kind == NUMBERS["PING"]:
         assert written(connection) == [(PONG, channel, code, payload)]
     if kind == RAW and channel == 0:
