@@ -1,10 +1,10 @@
 """farwire runs Python on any machine you can reach, with nothing installed there.
 
-    import farwire
+import farwire
 
-    gateway = farwire.makegateway("ssh=myhost")
-    channel = gateway.remote_exec("import os; channel.send(os.getpid())")
-    print(channel.receive())
+gateway = farwire.makegateway("ssh=myhost")
+channel = gateway.remote_exec("import os; channel.send(os.getpid())")
+print(channel.receive())
 """
 
 from __future__ import annotations

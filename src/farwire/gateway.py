@@ -159,8 +159,9 @@ class Gateway:
         self._stderr_tail = b""
         self._stderr_open = False
         self._worker_status: int | None = None
-        self._stacks = b""
-        self._stacks_event = threading.Event()
+        self._stacks = ""
+        self._stacks_at = 0.0
+        self._stacks_parts = b""
         self._stdout_rest = b""
         self._requests: dict[int, Any] = {}
         self._next_request = 1
@@ -343,10 +344,13 @@ class Gateway:
     def _await_report(self, error: BaseException, deadline: float, delay: float) -> None:
         """Wait for the end of stderr and of the process, then tell everybody."""
         gone = self._process.poll() is not None
-        if (self._stderr_open or not gone) and monotonic() < deadline:
-            if not self._leaving or gone or delay < 0.2:
-                self._reactor.later(delay, lambda: self._await_report(error, deadline, min(delay * 2, 0.05)))
-                return
+        now = monotonic()
+        if gone and now < deadline - 0.5:
+            deadline = now + 0.5  # a grandchild that went its own way may hold stderr open
+        # the guard's report is the last that comes
+        if self._worker_status is None and (self._stderr_open or not gone) and now < deadline:
+            self._reactor.later(delay, lambda: self._await_report(error, deadline, min(delay * 2, 0.05)))
+            return
         if self._state == "starting":
             from .starting import start_error
 
@@ -537,9 +541,16 @@ class Gateway:
             self._worker_status = int(data)
         elif kind == b"O":
             self._stdout_rest += data
-        elif kind == b"S":
-            self._stacks = data
-            self._stacks_event.set()
+        elif kind in (b"s", b"S"):
+            self._stacks_parts += data
+            if kind == b"S":
+                self._stacks = self._stacks_parts.decode("utf-8", "replace")
+                self._stacks_parts = b""
+                self._stacks_at = monotonic()
+                for waiter in list(self._requests.values()):
+                    if waiter.what == STACKS:
+                        waiter.stacks = self._stacks
+                        waiter.event.set()
 
     # -- what programs call -------------------------------------------------------------------------------------
 
@@ -587,23 +598,26 @@ class Gateway:
             return channel
 
     def _ask(self, what: int, timeout: float | None) -> Any:
-        waiter = _Waiter()
+        waiter = _Waiter(what)
         link = self._link
         with self._lock:
             number = self._next_request
             self._next_request += 1
             self._requests[number] = waiter
-        if link.closed is not None:
+        try:
+            if link.closed is not None:
+                raise link.lost()
+            link.send_frame(REQUEST, number, b"", what)
+            link.ensure_read()
+            if not waiter.event.wait(timeout):
+                raise TimeoutError(
+                    f"gateway {self.id}: no answer within {timeout} seconds; "
+                    "the worker is stopped, or a C call holds its interpreter lock"
+                )
+        finally:
             self._requests.pop(number, None)
-            raise link.lost()
-        link.send_frame(REQUEST, number, b"", what)
-        link.ensure_read()
-        if not waiter.event.wait(timeout):
-            self._requests.pop(number, None)
-            raise TimeoutError(
-                f"gateway {self.id}: no answer within {timeout} seconds; "
-                "the worker is stopped, or a C call holds its interpreter lock"
-            )
+        if waiter.stacks is not None:
+            return waiter.stacks
         if waiter.answer is None:
             raise link.lost() if link.closed is not None else GatewayLost(f"gateway {self.id} is closed")
         return link.decode(*waiter.answer)
@@ -651,15 +665,12 @@ class Gateway:
             TimeoutError: neither way gave an answer in time; the process is stopped, or has no faulthandler.
             GatewayLost: the worker is gone.
         """
-        self._stacks_event.clear()
-        deadline = None if timeout is None else monotonic() + timeout
         try:
-            answer: str = self._ask(STACKS, 0.5 if timeout is None else min(0.5, timeout))
+            answer: str = self._ask(STACKS, timeout)
             return answer
         except TimeoutError:
-            left = None if deadline is None else max(0.0, deadline - monotonic())
-            if self._stacks_event.wait(left) or self._stacks:
-                return self._stacks.decode("utf-8", "replace")
+            if self._stacks and self._link.last_heard < self._stacks_at:
+                return self._stacks  # from before, but nothing was heard of the worker since
             raise TimeoutError(
                 f"gateway {self.id}: no stacks within {timeout} seconds; is the process stopped?"
             ) from None
@@ -732,9 +743,11 @@ class Gateway:
 
 
 class _Waiter:
-    def __init__(self) -> None:
+    def __init__(self, what: int) -> None:
+        self.what = what
         self.event = threading.Event()
         self.answer: tuple[int, bytes] | None = None
+        self.stacks: str | None = None  # from the guard, when the worker itself does not answer
 
 
 def exit_gateways(gateways: Iterable[Gateway], timeout: float) -> None:

@@ -104,5 +104,3 @@ def _put_into(queue: SimpleQueue[tuple[Channel, Any]], channel: Channel, endmark
 
 def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - monotonic())
-
-

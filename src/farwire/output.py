@@ -14,9 +14,9 @@ from time import monotonic
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Union
+    from typing import Any, TypeAlias
 
-    Output = Union[None, str, Callable[[str, str, bytes], object], Any]
+    Output: TypeAlias = None | str | Callable[[str, str, bytes], object] | Any
 
 BACKLOG = 256 * 1024
 
@@ -89,7 +89,7 @@ class OutputPump:
                 sink, gateway_id, stream, data, done = self._queue.popleft()
             try:
                 self._write(sink, gateway_id, stream, data)
-            except BaseException as exc:
+            except BaseException as exc:  # noqa: BLE001
                 # The sink is user code or a closed file: the worker's output is lost, which is said once per piece on the
                 # last resort; raising here would end everybody's output.
                 _last_resort(f"farwire: output of {gateway_id} cannot be written: {exc!r}\n")

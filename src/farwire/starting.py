@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 # (pattern in stderr, error, message, hint); the first that matches decides. The texts are those of OpenSSH, of sh, and ours.
 RULES: tuple[tuple[str, type[StartError], str, str], ...] = (
     (re.escape(TOO_OLD), PythonTooOld, "the interpreter is too old", "name a newer one with python="),
-    (r"farwire: chdir: (?P<what>.*)", DirectoryError, "cannot use the working directory: {what}", "check chdir= in the spec"),
+    (
+        r"farwire: chdir: (?P<what>.*)",
+        DirectoryError,
+        "cannot use the working directory: {what}",
+        "check chdir= in the spec",
+    ),
     (
         r"farwire: no python",
         PythonNotFound,

@@ -252,7 +252,7 @@ def boot(read: Callable[[int], bytes]) -> None:
             os.close(dump_w)
             try:
                 guard(pid, config, link_r, link_w, pet_r, stdout_r, dump_r)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001
                 os.write(2, b"farwire: the guard failed: %r\n" % (error,))
             finally:
                 kill_group(pid)

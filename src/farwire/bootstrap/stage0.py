@@ -10,7 +10,7 @@ from __future__ import annotations
 TOO_OLD = "farwire: Python 3.6 or newer is needed, this is "
 
 _HEAD = (
-    "import sys;p=sys.path;p[:1]==[\"\"]and p.pop(0);"
+    'import sys;p=sys.path;p[:1]==[""]and p.pop(0);'
     'sys.version_info<(3,6)and sys.exit("' + TOO_OLD + '"+sys.version);'
     'import os;r=lambda n,b=b"":b if len(b)>=n else r(n,b+(os.read(0,n-len(b))or sys.exit(3)));'
 )

@@ -289,6 +289,7 @@ class Decoder:
             raise LoadError("not an item: %s: %s" % (type(error).__name__, error)) from error
         raise LoadError("not an item: code %r with %d bytes" % (code, len(_buffer(payload))))
 
+
 def _buffer(payload: Any) -> memoryview:
     """Return a byte-wise view of a payload."""
     view = memoryview(payload.getvalue() if hasattr(payload, "getvalue") else payload)

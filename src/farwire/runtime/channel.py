@@ -411,13 +411,7 @@ class Channel:
                     elif (
                         core.direct
                         and core.large is None
-                        and not (
-                            link.reading
-                            or link.followers
-                            or link.inbox
-                            or link.out
-                            or link.connection.unfinished
-                        )
+                        and not (link.reading or link.followers or link.inbox or link.out or link.connection.unfinished)
                     ):
                         link.sends = 0
                         if link is root:
@@ -716,4 +710,3 @@ def _valid(timeout: float) -> float:
     if timeout < 0:
         raise ValueError("timeout must not be negative: %r" % (timeout,))
     return timeout
-

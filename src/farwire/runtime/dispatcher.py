@@ -85,7 +85,7 @@ class Dispatcher:
                 from .channel import decode_entry
 
                 callback(decode_entry(link, entry))
-            except BaseException as exc:  # whatever user code raises goes to the other end and to stderr
+            except BaseException as exc:  # noqa: BLE001 - whatever user code raises goes to the other end and to stderr
                 self._failed(core, exc)
             with link.lock:
                 core.consumed += entry[2]
@@ -98,7 +98,7 @@ class Dispatcher:
             try:
                 if not _is_default(core.endmarker):
                     callback(core.endmarker)
-            except BaseException as exc:  # as above
+            except BaseException as exc:  # noqa: BLE001 - as above
                 self._failed(core, exc)
             with link.lock:
                 while core.closers:

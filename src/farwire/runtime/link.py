@@ -513,7 +513,8 @@ class Link:
                 with self.lock:
                     core.remove_sender(waiter)
                 raise TimeoutError(
-                    "channel %d of gateway %s: no credit in time; the other end does not receive" % (core.id, self.gateway.id)
+                    "channel %d of gateway %s: no credit in time; the other end does not receive"
+                    % (core.id, self.gateway.id)
                 )
 
     def raw_write(self, core: ChannelCore, data: Any, code: int = 0, whole: bool = False) -> int:
@@ -969,8 +970,6 @@ class _Call:
 
     def __call__(self) -> None:
         self.function(*self.args)
-
-
 
 
 __all__ = ["CLOSE", "PING", "PONG", "POLLERR", "POLLHUP", "Fragment", "Link"]

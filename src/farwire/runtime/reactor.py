@@ -158,12 +158,12 @@ class Reactor:
                     if handler is not None:
                         try:
                             handler(events)
-                        except BaseException:
+                        except BaseException:  # noqa: BLE001 - a handler's bug is reported, the others go on
                             self._report()
             for _ in range(len(calls)):
                 try:
                     calls.popleft()()
-                except BaseException:
+                except BaseException:  # noqa: BLE001 - a handler's bug is reported, the others go on
                     self._report()
             if timers:
                 now = monotonic()
@@ -172,7 +172,7 @@ class Reactor:
                     if callback is not None:
                         try:
                             callback()
-                        except BaseException:
+                        except BaseException:  # noqa: BLE001 - a handler's bug is reported, the others go on
                             self._report()
         for fd in (self._wake_r, self._wake_w):
             os.close(fd)

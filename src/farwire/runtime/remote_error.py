@@ -32,7 +32,7 @@ def _format_one(exc: BaseException) -> str:
         while tb is not None and tb.tb_frame.f_globals.get("__name__", "").startswith(("_farwire.", "farwire.")):
             tb = tb.tb_next
         return _cut("".join(traceback.format_exception(type(exc), exc, tb, chain=False)))
-    except BaseException as fault:  # a broken __str__ or __repr__ must not replace the error by its own
+    except BaseException as fault:  # noqa: BLE001 - a broken __str__ or __repr__ must not replace the error by its own
         return "%s (its traceback cannot be formatted: %s)\n" % (type(exc).__name__, type(fault).__name__)
 
 
@@ -46,7 +46,7 @@ def _cut(text: str) -> str:
 def _message(exc: BaseException) -> str:
     try:
         return _cut(str(exc))
-    except BaseException as fault:  # as above
+    except BaseException as fault:  # noqa: BLE001 - as above
         return "<no message: str() raised %s>" % type(fault).__name__
 
 
@@ -54,13 +54,15 @@ def _notes(exc: BaseException) -> list[str]:
     try:
         notes = getattr(exc, "__notes__", ())
         return [_cut(str(note)) for note in notes][:20] if isinstance(notes, (list, tuple)) else []
-    except BaseException as fault:  # as above
+    except BaseException as fault:  # noqa: BLE001 - as above
         return ["<no notes: they raised %s>" % type(fault).__name__]
 
 
 def _typename(exc: BaseException) -> str:
     cls = type(exc)
-    return cls.__qualname__ if cls.__module__ in ("builtins", "__main__") else "%s.%s" % (cls.__module__, cls.__qualname__)
+    return (
+        cls.__qualname__ if cls.__module__ in ("builtins", "__main__") else "%s.%s" % (cls.__module__, cls.__qualname__)
+    )
 
 
 # From the base class, because a class of user code may get in the way of its own attributes.

@@ -243,7 +243,7 @@ class Worker:
         self.leaving = True
         try:
             atexit._run_exitfuncs()
-        except BaseException:  # a handler of user code; Python prints it
+        except BaseException:  # noqa: BLE001 - a handler of user code; Python prints it
             pass
         flush_output()
         link = self.link

@@ -140,7 +140,7 @@ class Tasks:
             except KeyboardInterrupt:
                 # a signal that came while no task ran, or as one ended: it had somebody else in mind
                 pass
-            except BaseException as exc:  # of a signal's handler that is user code
+            except BaseException as exc:  # noqa: BLE001 - of a signal's handler that is user code
                 _print_error(exc)
             finally:
                 task = None
@@ -185,7 +185,7 @@ class Tasks:
         try:
             run_task(self.link, task.channel, task.code, task.payload)
             task.error = None
-        except BaseException as exc:  # whatever the task raised belongs to whoever sent it
+        except BaseException as exc:  # noqa: BLE001 - whatever the task raised belongs to whoever sent it
             task.error = None if _end_of_channel(exc, task.channel) else exc
         if self.forked:
             _end_forked(task.error)
@@ -203,7 +203,7 @@ class Tasks:
 
                 try:
                     task.end = encode_error(task.error)
-                except BaseException as exc:  # no end of tries: user code is involved
+                except BaseException as exc:  # noqa: BLE001 - no end of tries: user code is involved
                     names = type(task.error).__name__, type(exc).__name__
                     task.end = encode_error("the task raised %s; to describe it raised %s" % names)
             task.error = None
@@ -222,7 +222,7 @@ def flush_output() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BaseException:  # closed or replaced by the task, with anything
+        except BaseException:  # noqa: BLE001 - closed or replaced by the task, with anything
             pass
 
 
@@ -281,5 +281,5 @@ def _print_error(error: BaseException) -> None:
         import traceback
 
         traceback.print_exception(type(error), error, error.__traceback__)
-    except BaseException:  # stderr is closed, or was replaced by user code
+    except BaseException:  # noqa: BLE001 - stderr is closed, or was replaced by user code
         pass
