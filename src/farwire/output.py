@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeAlias
 
-    Output: TypeAlias = None | str | Callable[[str, str, bytes], object] | Any
+    Output: TypeAlias = str | Callable[[str, str, bytes], object] | Any | None
 
 BACKLOG = 256 * 1024
 
