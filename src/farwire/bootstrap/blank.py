@@ -68,6 +68,27 @@ def blank(text: str, *, comments: bool, docstrings: bool, annotations: bool) -> 
     return b"\n".join(lines).decode()
 
 
+_GAP = re.compile(rb" +(?=[ ,):])")
+_UNQUOTED = re.compile(rb"[^'\"]*")
+
+
+def squeeze(text: str) -> str:
+    """What ``blank`` left, with one space for each level of indentation and none that means nothing: on the same lines, not columns."""
+    lines = text.encode().split(b"\n")
+    strings = _strings(ast.parse(text), lines)
+    # Lines that begin in a string, or with a piece of one, stay as they are.
+    inside = {number for (first, _), (last, _) in strings for number in range(first + 1, last + 1)}
+    for number, line in enumerate(lines):
+        if number not in inside and line:
+            code = line.lstrip(b" ")
+            plain = _UNQUOTED.match(code)
+            assert plain is not None
+            end = plain.end()
+            depth, odd = divmod(len(line) - len(code), 4)
+            lines[number] = b" " * (depth + odd) + _GAP.sub(b"", code[:end]) + code[end:]
+    return b"\n".join(lines).decode()
+
+
 def _start(node: ast.stmt | ast.expr | ast.arg) -> Position:
     return node.lineno - 1, node.col_offset
 

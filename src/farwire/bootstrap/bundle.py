@@ -19,7 +19,7 @@ import sys
 import threading
 import zlib
 
-from .blank import blank
+from .blank import blank, squeeze
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _pack(*, later: bool) -> bytes:
     bundle = {} if later else {"": (True, "")}
     for name, spec in modules():
         if (name in LATER) is later:
-            source = blank(_source(spec), comments=True, docstrings=True, annotations=True)
+            source = squeeze(blank(_source(spec), comments=True, docstrings=True, annotations=True))
             bundle[name] = (spec.submodule_search_locations is not None, source)
     return zlib.compress(marshal.dumps(bundle, _MARSHAL_VERSION), 9)
 

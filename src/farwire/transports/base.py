@@ -325,9 +325,9 @@ def _loader_source() -> bytes:
     if "source" not in _made:
         import zlib
 
-        from ..bootstrap.blank import blank
+        from ..bootstrap.blank import blank, squeeze
 
-        text = blank(_loader_text(), comments=True, docstrings=True, annotations=True)
+        text = squeeze(blank(_loader_text(), comments=True, docstrings=True, annotations=True))
         _made["source"] = zlib.compress(text.encode(), 9)
     return _made["source"]
 
