@@ -25,7 +25,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from importlib.machinery import ModuleSpec
-    from types import CodeType
 
 __all__ = ["LATER", "SHIPPED", "code_bundle", "later_bundle", "modules", "source_bundle", "tag"]
 
@@ -75,7 +74,7 @@ def later_bundle() -> bytes:
 
 
 def code_bundle() -> bytes:
-    """All of the shipped code for a worker with our ``tag()``: marshal of ``{name: (is_package, code, path)}``.
+    """All of the shipped code for a worker with our ``tag()``: marshal of ``{name: (is_package, marshal of code, path)}``.
 
     The paths, and the file names within the code, are those of this machine. Not compressed, because the workers that it
     fits are near. Made once per process.
@@ -140,10 +139,11 @@ def _source(spec: ModuleSpec) -> str:
 
 
 def _pack_code() -> bytes:
-    bundle: dict[str, tuple[bool, CodeType, str]] = {"": (True, compile("", "<farwire>", "exec"), "")}
+    bundle: dict[str, tuple[bool, bytes, str]] = {"": (True, marshal.dumps(compile("", "<farwire>", "exec")), "")}
     for name, spec in modules():
         code = spec.loader.get_code(spec.name)  # type: ignore[union-attr]
         if code is None:
             raise ImportError(f"no code of {spec.name}, which workers need", name=spec.name)
-        bundle[name] = (spec.submodule_search_locations is not None, code, spec.origin or "")
+        # Marshalled apart: a worker reads what it imports.
+        bundle[name] = (spec.submodule_search_locations is not None, marshal.dumps(code), spec.origin or "")
     return marshal.dumps(bundle)

@@ -210,6 +210,8 @@ class BundleImporter:
         code = self.modules[name[9:]][1]
         if isinstance(code, str):
             code = compile(code, self.filename(name), "exec", dont_inherit=True)
+        else:
+            code = marshal.loads(code)
         exec(code, module.__dict__)
 
     def filename(self, name: str) -> str:
@@ -261,8 +263,8 @@ def boot(read: Callable[[int], bytes]) -> None:
         os.close(pet_r)
         os.close(dump_r)
 
-    def read_link(count: int) -> bytes:
-        data = b""
+    def read_link(count: int) -> Any:
+        data = bytearray()
         while len(data) < count:
             more = os.read(link_r, count - len(data))
             if not more:

@@ -15,7 +15,7 @@ for an item that is still incomplete, its parts count as consumed when they arri
 
 from __future__ import annotations
 
-from collections import deque
+from _collections import deque
 from io import BytesIO
 from struct import Struct
 

@@ -6,9 +6,9 @@ handle, the channel closes. A finalizer may run inside any lock, so it only appe
 
 from __future__ import annotations
 
+from _collections import deque
 from _thread import allocate_lock
 from _weakref import ref
-from collections import deque
 from os import write
 from time import monotonic
 

@@ -6,8 +6,8 @@ each token stands for one item or for the end.
 
 from __future__ import annotations
 
+from _collections import deque
 from _thread import allocate_lock, get_ident
-from collections import deque
 
 from ..protocol.state import CLOSING
 from .threads import import_threading, start_thread

@@ -26,9 +26,9 @@ whose descriptors are polled; leaders lead the root.
 from __future__ import annotations
 
 import os
+from _collections import deque
 from _functools import partial
 from _thread import allocate_lock
-from collections import deque
 from struct import Struct
 from time import monotonic
 

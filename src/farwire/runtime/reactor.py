@@ -12,9 +12,8 @@ from __future__ import annotations
 import os
 import select
 import sys
+from _collections import deque
 from _thread import get_ident
-from collections import deque
-from heapq import heappop, heappush
 from time import monotonic
 
 from .threads import start_thread
@@ -107,6 +106,8 @@ class Reactor:
 
     def later(self, delay: float, callback: Callable[[], None]) -> Timer:
         """Run ``callback`` in ``delay`` seconds in the reactor's thread; call only from there."""
+        from heapq import heappush
+
         timer = Timer(callback)
         self._count += 1
         heappush(self._timers, (monotonic() + delay, self._count, timer))
@@ -166,6 +167,8 @@ class Reactor:
                 except BaseException:  # noqa: BLE001 - a handler's bug is reported, the others go on
                     self._report()
             if timers:
+                from heapq import heappop
+
                 now = monotonic()
                 while timers and timers[0][0] <= now:
                     callback = heappop(timers)[2].callback

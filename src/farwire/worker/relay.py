@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import os
 import sys
+from _collections import deque
 from _thread import allocate_lock, start_new_thread
-from collections import deque
 
 from ..runtime.channel import ENDED
 from ..runtime.reactor import POLLIN, POLLOUT

@@ -13,8 +13,8 @@ the loop in ``run``, which goes on where it was.
 from __future__ import annotations
 
 import sys
+from _collections import deque
 from _thread import allocate_lock, start_new_thread
-from collections import deque
 from struct import Struct
 
 from ..protocol.frames import TASK_CALL
