@@ -163,6 +163,8 @@ class Gateway:
         self._stacks_at = 0.0
         self._stacks_parts = b""
         self._stdout_rest = b""
+        self._stdout_chunk = b""
+        self._stdout_count = 0
         self._requests: dict[int, Any] = {}
         self._next_request = 1
         self._info: RInfo | None = None
@@ -209,13 +211,13 @@ class Gateway:
         link.connection.control.sink = self._stdout
         started = self._started
         if started.parent is None:
-            link.write_first([*started.first, frame(HELLO, 0, hello)])
-            self._keep_later()
-            link.start()
-            self._stderr_open = started.stderr_fd >= 0
+            self._stderr_open = started.stderr_fd >= 0  # before the link may end, which waits for stderr
             if self._stderr_open:
                 os.set_blocking(started.stderr_fd, False)
                 self._reactor.call(self._register_stderr)
+            link.write_first([*started.first, frame(HELLO, 0, hello)])
+            self._keep_later()
+            link.start()
         else:
             self._stderr_open = True
             link.write_first([*started.first, frame(HELLO, 0, hello)])
@@ -264,9 +266,16 @@ class Gateway:
         if self._state == "starting" and not self._ending:
             from .starting import timeout_error
 
-            self._fail(timeout_error(self._what_is_known(), seconds, self._started.first))
+            self._fail(timeout_error(self._what_is_known(), self._echoed(), seconds))
+
+    def _echoed(self) -> bool:
+        from .starting import echoes
+
+        return echoes(self._link.noise, self._boot.nonce)
 
     def _what_is_known(self) -> dict[str, Any]:
+        from .starting import readable
+
         status = ""
         if self._worker_status is not None:
             status = describe_wait_status(self._worker_status)
@@ -278,8 +287,8 @@ class Gateway:
             "gateway_id": self.id,
             "command": self._started.command,
             "status": status,
-            "stderr": self._stderr_tail.decode("utf-8", "replace"),
-            "noise": self._link.noise[-NOISE_SHOWN:].decode("latin-1"),
+            "stderr": readable(self._stderr_tail),
+            "noise": readable(self._link.noise[-NOISE_SHOWN:]),
         }
 
     # -- called by the link (see Link) --------------------------------------------------------------------------
@@ -317,12 +326,10 @@ class Gateway:
         noise = link.noise
         if len(noise) > 1 << 20:
             link.noise = noise[-65536:]
-        if len(noise) >= 64:
-            from .starting import echoes, start_error
+        if self._echoed():
+            from .starting import start_error
 
-            if echoes(noise[-65536:].decode("latin-1"), self._started.first):
-                error = start_error(self._what_is_known(), self._started.first)
-                self._reactor.call(lambda: self._fail(error))
+            self._reactor.call(lambda: self._fail(start_error(self._what_is_known(), True)))
 
     def link_ended(self, link: Link, error: BaseException) -> None:
         """No more bytes come. Called by whoever reads."""
@@ -354,7 +361,7 @@ class Gateway:
         if self._state == "starting":
             from .starting import start_error
 
-            self._fail(start_error(self._what_is_known(), self._started.first))
+            self._fail(start_error(self._what_is_known(), self._echoed()))
         elif isinstance(error, GatewayLost):
             self._fail(GatewayLost(self._obituary()))
         else:
@@ -399,9 +406,14 @@ class Gateway:
         self._link.fail(error)
         for waiter in list(self._requests.values()):
             waiter.event.set()
-        if self._stdout_rest:
-            self._emit("stdout", self._stdout_rest)
-            self._stdout_rest = b""
+        # The chunk that was on its way from the worker's stdout into the link: it came through, or did not, or a part of it.
+        # What came of a frame does not count before it is complete.
+        received = self._stdout_count - int.from_bytes(self._stdout_chunk[:8], "little")
+        rest = self._stdout_chunk[8 + received :] if received >= 0 else b""
+        rest += self._stdout_rest
+        self._stdout_chunk = self._stdout_rest = b""
+        if rest:
+            self._emit("stdout", rest)
         self._close_stderr()
         self._link.close_stream()
         self._process_end(monotonic() + 1.0)
@@ -446,6 +458,7 @@ class Gateway:
             return
         link = self._link
         size = len(data)
+        self._stdout_count += size
 
         def done() -> None:
             with link.lock:
@@ -541,6 +554,8 @@ class Gateway:
             self._worker_status = int(data)
         elif kind == b"O":
             self._stdout_rest += data
+        elif kind in (b"b", b"B"):
+            self._stdout_chunk += data
         elif kind in (b"s", b"S"):
             self._stacks_parts += data
             if kind == b"S":

@@ -55,11 +55,17 @@ RULES: tuple[tuple[str, type[StartError], str, str], ...] = (
         "log in once with ssh to accept the key, or correct known_hosts",
     ),
     (
-        r"Permission denied|Too many authentication failures|no such identity|Bad permissions|UNPROTECTED PRIVATE KEY",
+        r"Permission denied(?= \(|,)|Too many authentication failures|no such identity|Bad permissions|UNPROTECTED PRIVATE KEY",
         AuthenticationError,
         "the host refused to let us in",
         "farwire runs ssh with BatchMode=yes, which asks no questions: use a key or an agent. To be asked for a "
         'password, put "-o BatchMode=no" before the host: ssh=-o BatchMode=no host',
+    ),
+    (
+        r"(?:farwire: exec:|farwire-serve: error [a-z-]+) (?P<what>.*)",
+        PythonNotFound,
+        "the interpreter could not be run: {what}",
+        "check python= in the spec",
     ),
     (
         r"(command not found|not found|No such file or directory|[Pp]ermission denied)",
@@ -70,22 +76,24 @@ RULES: tuple[tuple[str, type[StartError], str, str], ...] = (
 )
 
 
-def start_error(what: dict[str, Any], ours: list[bytes]) -> StartError:
+def start_error(what: dict[str, Any], echoed: bool) -> StartError:
     """Classify a start that ended before the worker's hello.
 
     Args:
         what: gateway_id, command, status, stderr, noise as ``StartError`` takes them.
-        ours: what we sent, to recognise a program that echoes it.
+        echoed: what we sent came back.
     """
+    if echoed:
+        return NotAPython(
+            "the program repeats what it is sent instead of running it",
+            hint="the command must run a Python interpreter",
+            **{**what, "noise": ""},
+        )
     stderr = what["stderr"]
     for pattern, error, message, hint in RULES:
         match = re.search(pattern, stderr)
         if match:
             return error(message.format(match.group(0), **match.groupdict()), hint=hint, **what)
-    if echoes(what["noise"], ours):
-        return NotAPython(
-            "the program repeats what it is sent instead of running it", hint="the command must run Python", **what
-        )
     return NotAPython(
         "the program ended without becoming a worker",
         hint="the command must run a Python interpreter that takes -c PROGRAM and keeps stdin and stdout for it",
@@ -93,16 +101,22 @@ def start_error(what: dict[str, Any], ours: list[bytes]) -> StartError:
     )
 
 
-def timeout_error(what: dict[str, Any], seconds: float, ours: list[bytes]) -> StartError:
+def timeout_error(what: dict[str, Any], echoed: bool, seconds: float) -> StartError:
     """No hello within ``seconds``."""
-    if echoes(what["noise"], ours):
-        return start_error(what, ours)
+    if echoed:
+        return start_error(what, echoed)
     hint = "a slow host needs makegateway(spec, timeout=...)"
     if what["noise"]:
         hint = "the program wrote something, but not a worker's hello: is it a Python? " + hint
     return StartTimeout(f"no answer within {seconds:g} seconds", hint=hint, **what)
 
 
-def echoes(noise: str, ours: list[bytes]) -> bool:
-    """Whether the beginning of what we sent came back."""
-    return any(len(piece) >= 16 and piece[:64].decode("latin-1") in noise for piece in ours)
+def echoes(noise: bytes, nonce: str) -> bool:
+    """Whether what we sent came back. The nonce is in it, and a worker writes it only backwards, in its marker."""
+    return nonce.encode() in noise
+
+
+def readable(data: bytes) -> str:
+    """Bytes for a message: as text, with escapes for what cannot be shown."""
+    text = data.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() or c in "\n\t" else "" if c == "\r" else ascii(c)[1:-1] for c in text)

@@ -357,6 +357,7 @@ class StartConformance(Conformance):
         channel.receive(self.timeout)
         assert gateway.status(timeout=self.timeout).numexecuting == 1
         assert "spin_around" in gateway.stacks(timeout=self.timeout)
+        gateway.exit(timeout=0.3)
 
 
 # ---------------------------------------------------------------------------------------------------------------- tasks
@@ -620,11 +621,11 @@ class ChannelConformance(Conformance):
         sent = 0
         with contextlib.suppress(farwire.TimeoutError):
             while sent <= window:
-                channel.send(b"%09d" % sent + bytes(991), timeout=0.2)
+                channel.send(b"%09d" % sent + bytes(991), timeout=0.05)
                 sent += 1000
         assert sent <= window
         with pytest.raises(builtins.TimeoutError):  # nothing of it arrives
-            channel.send(bytes(10 * window), timeout=0.2)
+            channel.send(bytes(10 * window), timeout=0.05)
         other.send("go")
         channel.send(b"last", timeout=self.timeout)
         for i in range(0, sent, 1000):

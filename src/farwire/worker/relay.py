@@ -145,20 +145,28 @@ class Relay:
         cwd = None
         if request["chdir"]:
             cwd = os.path.expanduser(request["chdir"])
-            if not os.path.isdir(cwd):
-                os.makedirs(cwd)
+            try:
+                if not os.path.isdir(cwd):
+                    os.makedirs(cwd)
+                if not os.access(cwd, os.X_OK):
+                    raise OSError("cannot enter %s" % cwd)
+            except OSError as error:
+                raise OSError("farwire: chdir: %s" % error) from None
         env = dict(os.environ)
         env.update(request["env"])
-        self.process = subprocess.Popen(
-            argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=cwd,
-            env=env,
-            bufsize=0,
-            start_new_session=True,
-        )
+        try:
+            self.process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=cwd,
+                env=env,
+                bufsize=0,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise OSError("farwire: exec: %s: %s" % (argv[0], error.strerror)) from None
         process = self.process
         self._attach(os.dup(process.stdin.fileno()), os.dup(process.stdout.fileno()), os.dup(process.stderr.fileno()))
         for pipe in (process.stdin, process.stdout, process.stderr):
