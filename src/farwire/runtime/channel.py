@@ -424,7 +424,7 @@ class Channel:
                     with root.lock:
                         if not (root.reading or root.followers or root.inbox or root.connection.unfinished):
                             root.reading = mine = True
-                if mine and not core.items:
+                if mine and core.direct and not core.items:  # it may have come, or ended, between the two locks
                     core.leading = True
                     if root.must_poll:
                         root.lead_poll()
