@@ -99,6 +99,14 @@ def test_a_hello_may_say_no_more_than_the_version() -> None:
     assert connection.peer_window == WINDOW
 
 
+def test_a_small_window_counts_as_the_smallest_at_both_ends() -> None:
+    connection = Connection(True, window=1000, peer_window=1000)
+    channel = connection.open()
+    assert (channel.credit, channel.window) == (MIN_WINDOW, MIN_WINDOW)
+    connection.receive_data(frame(HELLO, 0, b"version=1\nwindow=1000"))
+    assert channel.credit == connection.open().credit == connection.control.credit == MIN_WINDOW
+
+
 def test_a_hello_of_a_newer_pickle_is_met_with_ours() -> None:
     connection = Connection(True)
     connection.receive_data(frame(HELLO, 0, b"version=1\npickle=6"))
@@ -113,7 +121,7 @@ BAD_HELLOS = {
     b"version=1 ": "version 1 ",
     b"version=" + b"9" * 5000: "version " + "9" * 20 + " of",
     b"\xff\xfe": "version none",
-    b"version=1\nwindow=%d" % (MIN_WINDOW - 1): f"at least {MIN_WINDOW} is needed",
+    b"version=1\nwindow=0": "at least 1 is needed",
     b"version=1\nwindow=%d" % (MAX_ITEM + 1): "window",
     b"version=1\nwindow=-1": "window",
     b"version=1\nwindow=1e9": "window",

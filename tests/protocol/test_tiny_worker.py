@@ -13,8 +13,13 @@ WORKER = Path(__file__).with_name("tiny_worker.py")
 
 
 @pytest.fixture
-def tiny(group: farwire.Group, capfd: pytest.CaptureFixture[str]) -> farwire.Gateway:
-    return group.makegateway(f"cmd={sys.executable} {WORKER}//id=tiny")
+def output() -> list[tuple[str, str, bytes]]:
+    return []
+
+
+@pytest.fixture
+def tiny(group: farwire.Group, output: list[tuple[str, str, bytes]]) -> farwire.Gateway:
+    return group.makegateway(f"cmd={sys.executable} {WORKER}//id=tiny", output=lambda *piece: output.append(piece))
 
 
 def test_it_knows_nothing_of_farwire() -> None:
@@ -79,11 +84,11 @@ def test_errors_and_questions(tiny: farwire.Gateway) -> None:
     assert tiny.stacks(timeout=20) == "one thread, reading"
 
 
-def test_output_and_end(tiny: farwire.Gateway, capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_and_end(tiny: farwire.Gateway, output: list[tuple[str, str, bytes]]) -> None:
     channel = tiny.remote_exec("echo")
     channel.send(1)
     assert channel.receive(timeout=20) == 1
     tiny.exit()
-    assert "[tiny] tiny worker tiny" in capfd.readouterr().out
+    assert output == [("tiny", "stdout", b"tiny worker tiny\n")]
     with pytest.raises(OSError, match="tiny"):
         tiny.remote_exec("echo")

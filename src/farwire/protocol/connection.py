@@ -173,8 +173,8 @@ class Connection:
         controller: which end this is. It decides the parity of the channel numbers that this end gives out (odd at
             the controller) and who may send EXEC and SIGNAL.
         make_channel: called as ``make_channel(id, credit, window)`` for every channel, also those the peer opens.
-        window: bytes granted to the peer per channel.
-        peer_window: bytes the peer grants to us per channel; its hello corrects it.
+        window: bytes granted to the peer per channel; MIN_WINDOW if that is more.
+        peer_window: bytes the peer grants to us per channel, likewise; its hello corrects it.
         max_item: largest item accepted, in bytes.
     """
 
@@ -189,8 +189,8 @@ class Connection:
         self.controller = controller
         self.parity = 1 if controller else 0
         self.make_channel = make_channel
-        self.window = window
-        self.peer_window = peer_window
+        self.window = window = max(window, MIN_WINDOW)
+        self.peer_window = peer_window = max(peer_window, MIN_WINDOW)
         self.max_item = max_item
         self.next_id = 1 if controller else 2
         self.channels: dict[int, Any] = {}
@@ -688,7 +688,7 @@ class Connection:
             raise ProtocolError(
                 "the peer speaks version %.20s of the protocol, this is version %d" % (version, VERSION)
             )
-        window = _number(hello, "window", WINDOW, MIN_WINDOW)
+        window = max(MIN_WINDOW, _number(hello, "window", WINDOW, 1))
         # An end that reads more than this version has is sent what this version has.
         hello["pickle"] = str(min(_number(hello, "pickle", 4, 4), 5))
         for channel in self.channels.values():
