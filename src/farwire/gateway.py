@@ -238,7 +238,12 @@ class Gateway:
         from .bootstrap.bundle import later_bundle
 
         link = self._link
-        link.later = later_bundle()  # made while the interpreter starts
+        link.later = later_bundle
+
+        def prepare() -> None:
+            later_bundle()  # for the first time it takes a moment, in which the interpreter starts
+
+        self._reactor.call(prepare)
         encode = link.encode
 
         def encode_early(item: object) -> Any:

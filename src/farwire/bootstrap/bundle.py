@@ -37,6 +37,7 @@ LATER = frozenset(
         "runtime.channel_file",
         "runtime.dispatcher",
         "runtime.remote_error",
+        "runtime.sending",
         "worker.introspect",
         "worker.relay",
     )

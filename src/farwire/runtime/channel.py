@@ -12,7 +12,7 @@ from _weakref import ref
 from os import write
 from time import monotonic
 
-from ..protocol.connection import ChannelState, can_send
+from ..protocol.connection import ChannelState
 from ..protocol.errors import ChannelClosed, GatewayLost, RemoteError, TimeoutError
 from ..protocol.frames import HEADER, HEADER_SIZE, INLINE_MAX, ITEM, ITEM_COST, RAW
 from ..protocol.state import CLOSED, CLOSING, OPEN
@@ -333,38 +333,9 @@ class Channel:
                     return
             elif size <= INLINE_MAX and link.send_small(core, code, payload):
                 return
-        self._send_waiting(code, payload, timeout)
+        from .sending import send_waiting
 
-    def _send_waiting(self, code: int, payload: Any, timeout: float | None) -> None:
-        core = self._core
-        link = core.link
-        deadline = None if timeout is None else monotonic() + _valid(timeout)
-        chunks = [payload] if not isinstance(payload, list) else payload
-        total = sum(memoryview(chunk).nbytes for chunk in chunks)
-        small = b"".join(chunks) if total <= INLINE_MAX else None
-        while True:
-            if small is not None and link.send_small(core, code, small):
-                return
-            with link.lock:
-                if link.closed is not None or not can_send(core):
-                    raise core.send_error()
-                waiter = None
-                if small is None and not core.sending_large:
-                    core.sending_large = True
-                elif core.sending_large or core.credit < total + ITEM_COST:
-                    waiter = core.add_sender()
-                else:
-                    continue  # credit came meanwhile
-            if waiter is None:
-                link.send_large(core, code, chunks, total, deadline)
-                return
-            if not link.wait(waiter, deadline):
-                with link.lock:
-                    core.remove_sender(waiter)
-                raise TimeoutError(
-                    "channel %d of gateway %s: not sent within %s seconds; the other end does not receive"
-                    % (self.id, link.gateway.id, timeout)
-                )
+        send_waiting(self, code, payload, timeout)
 
     def send_eof(self) -> None:
         """Say that this end sends no more (half-close). The other end's iteration ends; it may still send.
@@ -474,7 +445,7 @@ class Channel:
     def _receive(self, timeout: float | None) -> Any:
         core = self._core
         link = core.link
-        deadline = None if timeout is None else monotonic() + _valid(timeout)
+        deadline = None if timeout is None else monotonic() + valid(timeout)
         waiting = late = False
         try:
             while True:
@@ -643,7 +614,7 @@ class Channel:
         """
         core = self._core
         link = core.link
-        deadline = None if timeout is None else monotonic() + _valid(timeout)
+        deadline = None if timeout is None else monotonic() + valid(timeout)
         with link.lock:
             if link.closed is None:
                 link.connection.lift(core)
@@ -706,7 +677,7 @@ def decode_entry(link: Link, entry: Any) -> Any:
     return link.decode(code, payload if type(payload) is bytes else payload.payload())
 
 
-def _valid(timeout: float) -> float:
+def valid(timeout: float) -> float:
     if timeout < 0:
         raise ValueError("timeout must not be negative: %r" % (timeout,))
     return timeout

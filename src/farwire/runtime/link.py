@@ -29,18 +29,15 @@ import os
 from _collections import deque
 from _functools import partial
 from _thread import allocate_lock
-from struct import Struct
 from time import monotonic
 
 from ..protocol.codec import Decoder, Encoder
 from ..protocol.connection import Connection, can_send
-from ..protocol.errors import FarwireError, GatewayLost, ProtocolError, TimeoutError
+from ..protocol.errors import FarwireError, GatewayLost, ProtocolError
 from ..protocol.frames import (
-    ABORT,
     CLOSE,
     CREDIT,
     EOF,
-    FRAGMENT,
     HEADER,
     HEADER_SIZE,
     HELLO,
@@ -49,7 +46,6 @@ from ..protocol.frames import (
     ITEM_COST,
     LARGE,
     MODULES,
-    PART,
     PING,
     PONG,
     RAW,
@@ -66,7 +62,6 @@ if TYPE_CHECKING:
     from .reactor import Reactor
 
 _pack = HEADER.pack
-_U64 = Struct("<Q")
 TICK = 0.003
 READ_SIZE = 64 * 1024
 # What is read beyond the part of a large item: its successor's header, or a few small frames.
@@ -120,7 +115,7 @@ class Link:
         self.decode: Any = Decoder(self._channel_by_id).decode
         self.set_pickle_protocol(pickle_protocol)
         self.dispatcher: Any = None  # made with the first callback
-        self.later = b""  # modules that the worker does not have yet
+        self.later: Any = None  # gives the modules that the worker does not have yet
         self.dropped: deque[Any] = deque()  # cores whose handle was garbage collected
         self.marker = b""  # what precedes the peer's first frame
         self.noise = b""
@@ -179,9 +174,10 @@ class Link:
 
     def send_later(self) -> None:
         """Under the lock: the next frame needs modules that the worker may not have yet."""
-        if self.later:
-            self.connection.send(MODULES, 0, self.later)
-            self.later = b""
+        later = self.later
+        if later is not None:
+            self.later = None
+            self.connection.send(MODULES, 0, later())
 
     def expect_marker(self, marker: bytes) -> None:
         """Skip what comes before ``marker``, keeping the last of it in ``noise``."""
@@ -437,85 +433,6 @@ class Link:
         else:
             self.reactor.unregister(self.stream.write_fd)
         self.flush()
-
-    def send_large(self, core: ChannelCore, code: int, chunks: list[Any], total: int, deadline: float | None) -> None:
-        """Send an item in fragments; returns when the last is written, so that no view of the caller's data is kept.
-
-        Raises:
-            TimeoutError: the deadline passed first; the item is withdrawn, the receiver never sees it.
-            ChannelClosed, GatewayLost.
-        """
-        with self.lock:
-            core.sending_large = True  # taken by the caller, who saw it False under Channel's send turn
-        complete = False
-        announced = False
-        try:
-            self.take_credit(core, ITEM_COST, ITEM_COST, deadline)
-            with self.lock:
-                self.out.append(_pack(8, core.id, LARGE, code) + _U64.pack(total))
-                announced = True
-            for chunk in chunks:
-                view = memoryview(chunk)
-                size = len(view)
-                pos = 0
-                while pos < size:
-                    count = self.take_credit(core, 1, min(FRAGMENT, size - pos), deadline)
-                    fragment = Fragment([_pack(count, core.id, PART, 0), view[pos : pos + count]])
-                    with self.lock:
-                        if self.closed is not None:
-                            raise self.lost()
-                        self.bulk.append(fragment)
-                    self._write_fragment(fragment, core, deadline)
-                    pos += count
-            complete = True
-        finally:
-            with self.lock:
-                core.sending_large = False
-                if announced and not complete and self.closed is None and can_send(core):
-                    self.out.append(_pack(0, core.id, ABORT, 0))
-                core.wake_senders()
-            self.flush()
-
-    def _write_fragment(self, fragment: Fragment, core: ChannelCore, deadline: float | None) -> None:
-        while True:
-            self.flush()
-            if fragment.done:
-                if self.closed is not None:
-                    raise self.lost()
-                return
-            if not fragment.wait(deadline):
-                with self.lock:
-                    if fragment in self.bulk:
-                        # not a byte of it is written: take it back, with its credit
-                        self.bulk.remove(fragment)
-                        core.credit += len(fragment.buffers[1])
-                    elif not fragment.done:
-                        fragment.own()
-                raise TimeoutError(
-                    "channel %d of gateway %s: the item was not sent in time; the worker does not read"
-                    % (core.id, self.gateway.id)
-                )
-
-    def take_credit(self, core: ChannelCore, least: int, most: int, deadline: float | None) -> int:
-        """Wait for credit and take it. Returns how much, between ``least`` and ``most``."""
-        while True:
-            with self.lock:
-                if self.closed is not None:
-                    raise self.lost()
-                if not can_send(core):
-                    raise core.send_error()
-                if core.credit >= least:
-                    count = min(core.credit, most)
-                    core.credit -= count
-                    return count
-                waiter = core.add_sender()
-            if not self.wait(waiter, deadline):
-                with self.lock:
-                    core.remove_sender(waiter)
-                raise TimeoutError(
-                    "channel %d of gateway %s: no credit in time; the other end does not receive"
-                    % (core.id, self.gateway.id)
-                )
 
     def raw_write(self, core: ChannelCore, data: Any, code: int = 0, whole: bool = False) -> int:
         """Send bytes of a RAW channel as far as credit and queue allow. Returns the count; never blocks.
