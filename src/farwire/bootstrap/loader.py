@@ -133,7 +133,7 @@ def guard(
             if silence and monotonic() - petted > silence:
                 deadline = monotonic()
     kill_group(pid)
-    status = os.waitpid(pid, 0)[1]
+    status = reaped[0] if reaped else os.waitpid(pid, 0)[1]
     # Whoever sees the end of the link reads the rest of stderr, however much of it waits there.
     for fd in {link_r, link_w}:
         os.close(fd)
@@ -154,9 +154,18 @@ def guard(
     os._exit(128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
 
 
+reaped: list[int] = []
+
+
 def ended(pid: int) -> bool:
-    """Whether the worker has ended; does not reap it."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    """Whether the worker has ended; does not reap it, except on a Python without waitid (PyPy), where the status is kept."""
+    if hasattr(os, "waitid"):
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    if not reaped:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            reaped.append(status)
+    return bool(reaped)
 
 
 def kill_group(pid: int) -> None:
