@@ -107,47 +107,34 @@ def test_binary_safe(talker: farwire.Gateway, sink: Sink) -> None:
     assert sink.err == expected
 
 
-@pytest.mark.parametrize(
-    ("end", "status"),
-    [
-        ("os._exit(3)", "exit status 3"),
-        ("os.kill(os.getpid(), 9)", "SIGKILL"),
-        ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
-    ],
-)
-def test_what_was_written_before_the_end_arrives(group: farwire.Group, sink: Sink, end: str, status: str) -> None:
-    gw = group.makegateway("popen", output=sink)
-    channel = gw.remote_exec(
+ENDS = {
+    "_exit": ("os._exit(3)", "exit status 3"),
+    "SIGKILL": ("os.kill(os.getpid(), 9)", "SIGKILL"),
+    "segfault": ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("size", [1, 20_000, 60_000, 2_000_000])
+def test_what_was_written_before_the_end_arrives(talker: farwire.Gateway, sink: Sink, end: str, size: int) -> None:
+    """Every byte, also those on their way from the pipe into the link when the worker dies."""
+    code, status = ENDS[end]
+    channel = talker.remote_exec(
         f"""
         import os, sys
-        data = b"x" * 50_000
-        os.write(1, data)
+        data = b"".join(b"%07d " % i for i in range({size} // 8))
+        while data:
+            data = data[os.write(1, data[:20_000]):]
         print("printed")
         os.write(2, b"last words\\n")
-        {end}
+        {code}
         """
     )
     with pytest.raises(GatewayLost, match=status):
         channel.waitclose(timeout=10)
-    gw.exit()
-    assert sink.out == b"x" * 50_000 + b"printed\n"
-    assert sink.err.startswith(b"last words\n")
-
-
-def test_more_than_a_pipe_before_the_end(talker: farwire.Gateway, sink: Sink) -> None:
-    """A megabyte and more, written faster than it is forwarded, then sudden death."""
-    channel = talker.remote_exec(
-        """
-        import os
-        for i in range(100):
-            os.write(1, b"%04d" % i * 5000)
-        os.kill(os.getpid(), 9)
-        """
-    )
-    with pytest.raises(GatewayLost):
-        channel.waitclose(timeout=10)
     talker.exit()
-    assert sink.out == b"".join(b"%04d" % i * 5000 for i in range(100))
+    assert sink.out == b"".join(b"%07d " % i for i in range(size // 8)) + b"printed\n"
+    assert sink.err.startswith(b"last words\n")
 
 
 def test_output_of_exit_handlers(talker: farwire.Gateway, sink: Sink) -> None:
@@ -256,7 +243,7 @@ def test_into_files(group: farwire.Group, tmp_path) -> None:
     with open(tmp_path / "log", "wb") as real:
         for file in (binary, text, real):
             gw = group.makegateway("popen", output=file)
-            gw.remote_exec("print('out \\xe4'); import sys; print('err', file=sys.stderr)").waitclose(timeout=5)
+            gw.remote_exec("import sys; sys.stdout.write('out \\xe4\\n'); sys.stderr.write('err\\n')").waitclose(timeout=5)
             gw.exit()
     assert sorted(binary.getvalue().splitlines()) == ["err".encode(), "out \xe4".encode()]
     assert sorted(text.getvalue().splitlines()) == ["err", "out \xe4"]

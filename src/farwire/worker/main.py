@@ -22,7 +22,6 @@ from ..protocol.frames import (
     SIGNAL,
     STACKS,
     STATUS,
-    STDOUT,
     TASK_SERVICE,
     VERSION,
     frame,
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..runtime.channel import Channel
+    from .stdio import Forwarder
 
 DRAIN_TIME = 1.0
 
@@ -72,7 +72,7 @@ class Worker:
         self.config = config
         self.pet_w = pet_w
         self.stdout_r = stdout_r
-        self.stdout_waits = False
+        self.stdout: Forwarder | None = None
         self.reactor = Reactor("farwire-io")
         self.gateway = WorkerGateway(self, config["id"] + "-worker")
         self.link = Link(
@@ -121,7 +121,6 @@ class Worker:
         if self.stdout_r >= 0:
             os.set_blocking(self.stdout_r, False)
             enlarge_pipe(self.stdout_r)
-            self.link.connection.control.on_credit = self._stdout_writable
             self.reactor.register(self.stdout_r, self._stdout_readable, POLLIN)
         if self.pet_w >= 0:
             self.reactor.register(self.pet_w, self._guard_gone, 0)
@@ -138,33 +137,17 @@ class Worker:
     # -- stdout -------------------------------------------------------------------------------------------------
 
     def _stdout_readable(self, events: int) -> None:
-        link = self.link
-        control = link.connection.control
-        room = min(control.credit, 65536)
-        if room <= 0 or len(link.out) > 64:
-            self.reactor.unregister(self.stdout_r)
-            self.stdout_waits = True
-            if room > 0:
-                link.drain_waiters.append(self._stdout_writable)
-                link.flush()
-            return
-        try:
-            data = os.read(self.stdout_r, room)
-        except BlockingIOError:
-            return
-        if not data:
-            self.reactor.unregister(self.stdout_r)
-        elif link.closed is None:
-            link.raw_write(control, data, STDOUT, True)
+        """For the first time: most workers never print."""
+        self.reactor.unregister(self.stdout_r)
+        self._forwarder().forward()
 
-    def _stdout_writable(self) -> None:
-        if self.stdout_waits:
-            self.stdout_waits = False
-            self.reactor.call(self._register_stdout)
+    def _forwarder(self) -> Forwarder:
+        if self.stdout is None:
+            from .stdio import Forwarder
 
-    def _register_stdout(self) -> None:
-        if self.link.closed is None:
-            self.reactor.register(self.stdout_r, self._stdout_readable, POLLIN)
+            config = self.config
+            self.stdout = Forwarder(self.link, self.reactor, self.stdout_r, config["shared"], config["nonce"])
+        return self.stdout
 
     # -- the link -----------------------------------------------------------------------------------------------
 
@@ -257,26 +240,17 @@ class Worker:
 
         def drain() -> None:
             # until the pipe is empty, not until its end: grandchildren may hold it open
-            control = link.connection.control
+            stdout = self._forwarder() if self.stdout_r >= 0 else None
             if monotonic() > deadline or link.closed is not None:
                 done.release()
-            elif link.out or link.pending or link.writing:
+            elif link.out or link.bulk or link.pending or link.writing or (stdout is not None and stdout.busy):
                 link.flush()
                 self.reactor.later(0.002, drain)
-            elif self.stdout_r >= 0 and control.credit <= 0:
+            elif stdout is not None and stdout.available():
+                stdout.forward()
                 self.reactor.later(0.002, drain)
             else:
-                data = b""
-                if self.stdout_r >= 0:
-                    try:
-                        data = os.read(self.stdout_r, min(65536, control.credit))
-                    except OSError:
-                        pass
-                if data:
-                    link.raw_write(control, data, STDOUT)
-                    self.reactor.call(drain)
-                else:
-                    done.release()
+                done.release()
 
         link.send_frame(GOODBYE)
         self.reactor.call(drain)
