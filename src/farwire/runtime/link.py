@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import os
 from _collections import deque
-from _functools import partial
 from _thread import allocate_lock
 from time import monotonic
 
@@ -53,6 +52,12 @@ from ..protocol.frames import (
 )
 from .channel import ATOMIC_MAX, BURST, GATHER, Channel, ChannelCore
 from .reactor import POLLERR, POLLHUP, POLLIN, POLLOUT, READABLE, poll
+from .stream import readv
+
+try:
+    from _functools import partial  # functools itself imports much
+except ImportError:  # PyPy
+    from functools import partial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -538,7 +543,7 @@ class Link:
             try:
                 if view is not None:
                     # The rest of the part, straight to its place, and the header after it, which then tells the next place.
-                    count = os.readv(self.stream.read_fd, [view, self._scratch])
+                    count = readv(self.stream.read_fd, [view, self._scratch])
                     if count:
                         size = len(view)
                         with self.lock:

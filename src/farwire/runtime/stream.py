@@ -41,7 +41,7 @@ class FdStream:
     def write(self, buffers: Sequence[bytes | memoryview]) -> int:
         """Write what fits. Returns the count, 0 when nothing fits. Raises OSError when the peer is gone."""
         try:
-            return os.writev(self.write_fd, buffers)
+            return writev(self.write_fd, buffers)
         except BlockingIOError:
             return 0
 
@@ -60,6 +60,21 @@ class FdStream:
             os.close(self.read_fd)
             if self.write_fd not in (-1, self.read_fd):
                 os.close(self.write_fd)
+
+
+def _write_first(fd: int, buffers: Sequence[bytes | memoryview]) -> int:
+    return os.write(fd, buffers[0])
+
+
+def _read_into_first(fd: int, buffers: Sequence[memoryview]) -> int:
+    data = os.read(fd, min(len(buffers[0]), 1 << 20))
+    buffers[0][: len(data)] = data
+    return len(data)
+
+
+# PyPy has neither; fewer bytes than asked for are right as well.
+writev = getattr(os, "writev", _write_first)
+readv = getattr(os, "readv", _read_into_first)
 
 
 def enlarge_pipe(fd: int) -> None:
