@@ -85,7 +85,7 @@ _U64 = Struct("<Q")
 class Large:
     """An item of which parts have arrived."""
 
-    __slots__ = ("code", "filled", "owner", "total", "unpaid", "view")
+    __slots__ = ("code", "filled", "owner", "total", "unpaid")
 
     def __init__(self, code: int, total: int) -> None:
         self.code = code
@@ -96,23 +96,26 @@ class Large:
         if code == PICKLE_BUFFERS:
             # The arrays of the item will look into it. Not a BytesIO: see codec.WRITABLE.
             self.owner: Any = _private_memory(total)
-            self.view = memoryview(self.owner)
         elif code == BYTEARRAY and total <= WINDOW:
             # Filled with zeros at once; so a larger one is copied from what has come.
             self.owner = bytearray(total)
-            self.view = memoryview(self.owner)
         else:
             # bytes(n) is calloc. BytesIO holds the only reference, so getbuffer() writes into it and getvalue() later
             # returns it: no copy.
             self.owner = BytesIO(bytes(total))
-            self.view = self.owner.getbuffer()
+
+    def space(self, size: int) -> memoryview:
+        """Where the next bytes belong. Not to be kept: a BytesIO must not be garbage while there are views of it."""
+        owner = self.owner
+        view: memoryview = owner.getbuffer() if type(owner) is BytesIO else memoryview(owner)
+        return view[self.filled : self.filled + size]
 
     def payload(self) -> Any:
         """The whole item, for the codec; the buffer is handed over."""
-        if self.code == PICKLE_BUFFERS:
-            return self.view
-        self.view.release()
-        return self.owner if type(self.owner) is bytearray else self.owner.getvalue()
+        owner = self.owner
+        if type(owner) is BytesIO:
+            return owner.getvalue()
+        return owner if type(owner) is bytearray else memoryview(owner)
 
 
 def _private_memory(size: int) -> Any:
@@ -390,8 +393,8 @@ class Connection:
         large: Any = self._part.large
         if large is None:  # closed meanwhile, perhaps since this was last asked: the rest is read and dropped
             return memoryview(bytearray(min(self._part_left, 65536)))
-        view: memoryview = large.view[large.filled : large.filled + self._part_left]
-        return view
+        space: memoryview = large.space(self._part_left)
+        return space
 
     def buffer_filled(self, count: int) -> None:
         """So many bytes were read into ``buffer()``."""
@@ -566,7 +569,7 @@ class Connection:
         large = channel.large
         if large is None or stop == start:
             return
-        large.view[large.filled : large.filled + stop - start] = memoryview(data)[start:stop]
+        large.space(stop - start)[:] = memoryview(data)[start:stop]
         self._part_arrived(channel, stop - start)
 
     def _part_arrived(self, channel: Any, count: int) -> None:
