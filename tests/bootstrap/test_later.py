@@ -39,7 +39,9 @@ channel.send(channel.receive())
 
 
 def test_the_first_result_needs_none(early: Gateway) -> None:
-    channel = early.remote_exec("import sys; channel.send(' '.join(name for name in sys.modules if name[:8] == '_farwire'))")
+    channel = early.remote_exec(
+        "import sys; channel.send(' '.join(name for name in sys.modules if name[:8] == '_farwire'))"
+    )
     imported = {name[9:] for name in str(channel.receive(timeout=30)).split()}
     assert "worker.main" in imported
     assert not imported & LATER

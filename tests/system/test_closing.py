@@ -184,9 +184,7 @@ def test_exit_lets_tasks_finish(gw: farwire.Gateway, tmp_path) -> None:
 
 def test_a_task_that_needs_a_moment_gets_it(gw: farwire.Gateway, tmp_path) -> None:
     file = tmp_path / "done"
-    channel = gw.remote_exec(
-        f"channel.send(1); import time; time.sleep(0.3); open({str(file)!r}, 'w').write('done')"
-    )
+    channel = gw.remote_exec(f"channel.send(1); import time; time.sleep(0.3); open({str(file)!r}, 'w').write('done')")
     channel.receive()
     gw.exit(timeout=5)
     assert file.read_text() == "done"

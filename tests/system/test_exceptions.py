@@ -225,8 +225,7 @@ def test_an_error_passed_on(group: farwire.Group) -> None:
             channel.receive()
         except channel.RemoteError as error:
             report.send((error.typename, error.message, error.formatted))
-        """.replace("report", "other")
-        .replace("\n        try", "\n        other = channel.receive()\n        try", 1)
+        """.replace("report", "other").replace("\n        try", "\n        other = channel.receive()\n        try", 1)
     )
     report = second.newchannel()
     channel.send(report)
@@ -306,7 +305,12 @@ class TestInterrupts:
     """KeyboardInterrupt through gateway.signal()."""
 
     def test_ends_the_task_in_the_main_thread(self, gw: farwire.Gateway) -> None:
-        for code in ("while True: pass", "import time; time.sleep(1000)", "channel.receive()", "import threading; threading.Event().wait()"):
+        for code in (
+            "while True: pass",
+            "import time; time.sleep(1000)",
+            "channel.receive()",
+            "import threading; threading.Event().wait()",
+        ):
             channel = gw.remote_exec("channel.send(1)\n" + code)
             assert channel.receive() == 1
             gw.signal()

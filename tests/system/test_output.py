@@ -243,9 +243,11 @@ def test_into_files(group: farwire.Group, tmp_path) -> None:
     with open(tmp_path / "log", "wb") as real:
         for file in (binary, text, real):
             gw = group.makegateway("popen", output=file)
-            gw.remote_exec("import sys; sys.stdout.write('out \\xe4\\n'); sys.stderr.write('err\\n')").waitclose(timeout=5)
+            gw.remote_exec("import sys; sys.stdout.write('out \\xe4\\n'); sys.stderr.write('err\\n')").waitclose(
+                timeout=5
+            )
             gw.exit()
-    assert sorted(binary.getvalue().splitlines()) == ["err".encode(), "out \xe4".encode()]
+    assert sorted(binary.getvalue().splitlines()) == [b"err", "out \xe4".encode()]
     assert sorted(text.getvalue().splitlines()) == ["err", "out \xe4"]
     assert sorted((tmp_path / "log").read_bytes().splitlines()) == [b"err", "out \xe4".encode()]
 

@@ -93,9 +93,7 @@ def test_many_channels_at_once(gw: farwire.Gateway) -> None:
 
 def test_several_threads_share_a_channel(gw: farwire.Gateway) -> None:
     channel = gw.remote_exec(ECHO)
-    senders = [
-        Waiting(lambda n=n: [channel.send((n, i, bytes(i * 700))) for i in range(200)]) for n in range(4)
-    ]
+    senders = [Waiting(lambda n=n: [channel.send((n, i, bytes(i * 700))) for i in range(200)]) for n in range(4)]
     receivers = [Waiting(lambda: [channel.receive(timeout=20)[:2] for _ in range(200)]) for _ in range(4)]
     for thread in senders + receivers:
         if error := thread.join(30).error:
@@ -294,7 +292,9 @@ class TestCallbacks:
 
     def test_an_item_that_cannot_be_decoded(self, gw: farwire.Gateway, capsys: pytest.CaptureFixture[str]) -> None:
         """A broken item ends its channel as an error of the callback does."""
-        channel = gw.remote_exec("import sys; channel._core.link.send_small(channel._core, 3, b'rubbish'); channel.receive()")
+        channel = gw.remote_exec(
+            "import sys; channel._core.link.send_small(channel._core, 3, b'rubbish'); channel.receive()"
+        )
         channel.setcallback(lambda item: None)
         channel.waitclose(timeout=5)
         assert "LoadError" in capsys.readouterr().err

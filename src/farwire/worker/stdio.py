@@ -31,10 +31,14 @@ if TYPE_CHECKING:
     from ..runtime.reactor import Reactor
 
 try:
-    from fcntl import ioctl
-    from termios import FIONREAD
-except ImportError:
-    FIONREAD = 0
+    import termios
+    from fcntl import ioctl as _ioctl
+except ImportError:  # Windows
+    ioctl: Any = None
+    fionread = 0
+else:
+    ioctl = _ioctl
+    fionread = termios.FIONREAD
 
 CHUNK = 64 * 1024
 
@@ -70,9 +74,9 @@ class Forwarder:
 
     def available(self) -> int:
         """How many bytes wait in the pipe."""
-        if not FIONREAD:
+        if not fionread:
             return CHUNK
-        count: bytes = ioctl(self.fd, FIONREAD, b"\0\0\0\0")
+        count: bytes = ioctl(self.fd, fionread, b"\0\0\0\0")
         return memoryview(count).cast("i")[0]
 
     def forward(self) -> None:
