@@ -158,6 +158,7 @@ class Gateway:
         self._hello: dict[str, str] = {}
         self._stderr_tail = b""
         self._stderr_open = False
+        self._way_lost: GatewayLost | None = None  # what ended the gateway through which this one goes
         self._worker_status: int | None = None
         self._stacks = ""
         self._stacks_at = 0.0
@@ -364,9 +365,12 @@ class Gateway:
             self._reactor.later(delay, lambda: self._await_report(error, deadline, min(delay * 2, 0.05)))
             return
         if self._state == "starting":
-            from .starting import start_error
+            from .starting import start_error, way_error
 
-            self._fail(start_error(self._what_is_known(), self._echoed()))
+            if self._way_lost is not None:
+                self._fail(way_error(self._way_lost, self.id, self.spec.via or ""))
+            else:
+                self._fail(start_error(self._what_is_known(), self._echoed()))
         elif isinstance(error, GatewayLost):
             self._fail(GatewayLost(self._obituary()))
         else:
@@ -375,6 +379,8 @@ class Gateway:
     def _obituary(self) -> str:
         """How the worker ended."""
         text = f"gateway {self.id}: "
+        if self._way_lost is not None:
+            return text + f"the gateway {self.spec.via} on the way to it is gone: {self._way_lost}"
         if self._worker_status is not None:
             text += f"the worker ended: {describe_wait_status(self._worker_status)}"
         else:
@@ -534,6 +540,8 @@ class Gateway:
             if hasattr(ended, "decode"):
                 error = ended.decode()
                 self._stderr_tail += f"{error.typename}: {error.message}".encode()
+            elif isinstance(ended, GatewayLost):
+                self._way_lost = ended
             self._link.end_of_stream(None)
             return
         self._link.feed(data)

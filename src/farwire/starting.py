@@ -13,6 +13,7 @@ from .errors import (
     PythonNotFound,
     PythonTooOld,
     StartError,
+    StartErrors,
     StartTimeout,
 )
 
@@ -109,6 +110,17 @@ def timeout_error(what: dict[str, Any], echoed: bool, seconds: float) -> StartEr
     if what["noise"]:
         hint = "the program wrote something, but not a worker's hello: is it a Python? " + hint
     return StartTimeout(f"no answer within {seconds:g} seconds", hint=hint, **what)
+
+
+def way_error(lost: BaseException, gateway_id: str, via: str) -> StartError:
+    """The gateway ``via``, through which it was to start, is gone or has not started either: then for the same reason."""
+    if isinstance(lost, StartError) and not isinstance(lost, StartErrors):
+        error: StartError = OSError.__new__(lost.__class__)  # that of EOFError, found first, refuses
+        error.__dict__.update(lost.__dict__)
+        error.gateway_id = gateway_id
+        error.args = (str(lost).replace(f"gateway {lost.gateway_id}: ", f"gateway {gateway_id}: ", 1),)
+        return error
+    return StartError(f"the gateway {via}, through which it was to be reached, is gone: {lost}", gateway_id=gateway_id)
 
 
 def echoes(noise: bytes, nonce: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import servers
 from farwire.testing import ChannelConformance, GatewayConformance, StartConformance, TaskConformance
 
 PYPY = shutil.which("pypy3")
+PYTHON_2 = sorted(map(str, Path("~/.pyenv/versions").expanduser().glob("2.*/bin/python")))
 
 
 class TestPopen(GatewayConformance):
@@ -34,3 +36,81 @@ class TestPyPy(StartConformance, TaskConformance, ChannelConformance):
     @pytest.fixture
     def specs(self) -> list[str]:
         return [f"popen//python={PYPY}"]
+
+
+def test_the_caller_s_directory_and_interpreter(
+    group: farwire.Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    info = group.makegateway("popen").info()
+    assert Path(info.cwd).samefile(tmp_path)
+    assert info.executable == sys.executable
+
+
+def test_a_relative_directory(group: farwire.Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Path(group.makegateway("popen//chdir=a/b").info().cwd).samefile(tmp_path / "a" / "b")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert Path(group.makegateway("popen//chdir=~/c").info().cwd).samefile(tmp_path / "home" / "c")
+
+
+def test_a_directory_that_may_not_be_entered(group: farwire.Group, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(farwire.DirectoryError, match="file"):
+        group.makegateway(farwire.XSpec.build(popen=True, chdir=tmp_path / "file"))
+    assert not list(group)
+
+
+def test_nothing_of_the_directory_is_imported(group: farwire.Group, tmp_path: Path) -> None:
+    for name in ("zlib", "struct", "threading", "socket", "_farwire", "site", "encodings"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module was imported')")
+    for spec in ("popen", f"cmd={shlex.quote(sys.executable)}"):
+        gateway = group.makegateway(f"{spec}//chdir={tmp_path}")
+        assert gateway.remote_exec("import struct, threading; channel.send(struct.__file__)").receive(10)
+
+
+@pytest.mark.parametrize("python", ["python3", "env python3", f"{shlex.quote(sys.executable)} -X dev -W error"])
+def test_python_is_a_name_or_a_command(group: farwire.Group, python: str) -> None:
+    gateway = group.makegateway(farwire.XSpec.build(popen=True, python=python))
+    assert gateway.remote_exec("channel.send(1)").receive(10) == 1
+
+
+def test_python_is_a_version(group: farwire.Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "python3.99").symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert group.makegateway("popen//python=3.99//nice=1").remote_exec("channel.send(1)").receive(10) == 1
+    with pytest.raises(farwire.PythonNotFound, match=r"python3\.98"):
+        group.makegateway("popen//python=3.98")
+
+
+@pytest.mark.parametrize("python", PYTHON_2 or [pytest.param("", marks=pytest.mark.skip("no Python 2 here"))])
+def test_too_old(group: farwire.Group, python: str) -> None:
+    with pytest.raises(farwire.PythonTooOld, match=r"this is 2\.7"):
+        group.makegateway(f"popen//python={python}")
+
+
+@pytest.mark.parametrize(
+    ("python", "error", "text"),
+    [
+        ("/bin/false", farwire.NotAPython, "exit status 1"),
+        ("/no/such/python", farwire.PythonNotFound, "/no/such/python"),
+        ("no-such-python", farwire.PythonNotFound, "no-such-python"),
+        ("/etc/passwd", farwire.PythonNotFound, "/etc/passwd"),
+        ("/", farwire.PythonNotFound, "Permission denied"),
+        ("echo", farwire.NotAPython, "import sys"),
+    ],
+)
+def test_not_a_python(group: farwire.Group, python: str, error: type[farwire.StartError], text: str) -> None:
+    with pytest.raises(error) as caught:
+        group.makegateway(f"popen//python={python}", timeout=10)
+    assert type(caught.value) is error
+    assert text in str(caught.value)
+    assert not list(group)
+
+
+def test_the_environment_is_added_to_ours(group: farwire.Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARWIRE_OURS", "ours")
+    monkeypatch.setenv("FARWIRE_BOTH", "ours")
+    gateway = group.makegateway("popen//env:FARWIRE_BOTH=theirs")
+    channel = gateway.remote_exec("import os; channel.send([os.environ['FARWIRE_OURS'], os.environ['FARWIRE_BOTH']])")
+    assert channel.receive(10) == ["ours", "theirs"]

@@ -514,6 +514,8 @@ def start_tls(
             stream.start_handshake()
         for stream in streams:
             stream.handshake()
+    except StartError:  # a relayed connection that was not made
+        raise
     except ssl.SSLCertVerificationError as error:
         raise AuthenticationError(
             f"the server's certificate is not trusted: {error.verify_message}",

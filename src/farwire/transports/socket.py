@@ -139,7 +139,7 @@ def _start_relayed(
         )
     deadline = monotonic() + boot.timeout
     target = address.path or [address.host, address.port]
-    inputs = start_service(via, {"service": "relay", "connect": target, "timeout": boot.timeout})
+    inputs = start_service(boot, via, {"service": "relay", "connect": target, "timeout": boot.timeout})
     try:
         ends = [RelayedSocket(each, deadline, shown) for each in inputs]
         streams: list[SocketStream]

@@ -69,8 +69,8 @@ def split_host(value: str) -> tuple[list[str], str]:
     """
     words = split_command(value, "ssh")
     host = words.pop()
-    if host.startswith("-") or not host:
-        raise SpecError(f"ssh={value}: the host must come last, and cannot begin with '-'")
+    if host.startswith("-") or not host or any(c.isspace() or not c.isprintable() for c in host):
+        raise SpecError(f"ssh={value}: the host must come last, and be one word that does not begin with '-'")
     left = list(words)
     while left:
         word = left.pop(0)

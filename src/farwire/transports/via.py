@@ -11,9 +11,9 @@ from _thread import allocate_lock
 from collections import deque
 from time import monotonic
 
-from ..errors import StartError
 from ..protocol.frames import EXEC, TASK_SERVICE
 from ..runtime.channel import ENDED
+from ..starting import way_error
 from .base import Boot, Command, Started, shorten
 
 TYPE_CHECKING = False
@@ -168,11 +168,11 @@ class RelayedProcess:
         self.core.handle().close()
 
 
-def start_service(via: Any, request: dict[str, Any]) -> tuple[RawInput, RawInput]:
+def start_service(boot: Boot, via: Any, request: dict[str, Any]) -> tuple[RawInput, RawInput]:
     """Ask a gateway's worker for a relay. Returns the link's channel and that of stderr.
 
     Raises:
-        StartError: the gateway is gone.
+        StartError: that gateway is gone, or has not started.
     """
     link = via._link
     try:
@@ -191,7 +191,7 @@ def start_service(via: Any, request: dict[str, Any]) -> tuple[RawInput, RawInput
             link.send_later()
             link.connection.send(EXEC, channel.id, bytes((code,)) + bytes(payload), TASK_SERVICE)
     except OSError as error:  # GatewayLost, ChannelClosed
-        raise StartError(f"gateway {via.id}, through which it was to be reached, is gone: {error}") from error
+        raise way_error(error, boot.id, via.id) from error
     link.flush()
     return inputs
 
@@ -199,7 +199,7 @@ def start_service(via: Any, request: dict[str, Any]) -> tuple[RawInput, RawInput
 def start_relayed(boot: Boot, command: Command, first: list[bytes], via: Any) -> Started:
     """Run a command on a gateway's host."""
     source, stderr = start_service(
-        via, {"service": "relay", "argv": command.argv, "env": command.env, "chdir": command.chdir or ""}
+        boot, via, {"service": "relay", "argv": command.argv, "env": command.env, "chdir": command.chdir or ""}
     )
     return Started(
         RelayedStream(source),
