@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import servers
+from socket_server import tcp_server, tls_server, unix_server  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
     import farwire
