@@ -344,9 +344,14 @@ class Channel:
         """
         core = self._core
         link = core.link
-        with link.lock:
-            if link.closed is None:
-                link.connection.send_eof(core)
+        while True:
+            with link.lock:
+                if not core.sending_large or link.closed is not None:
+                    if link.closed is None:
+                        link.connection.send_eof(core)
+                    break
+                waiter = core.add_sender()  # another thread is in the midst of an item
+            link.wait(waiter, None)
         link.flush()
 
     # -- receiving ----------------------------------------------------------------------------------------
