@@ -67,11 +67,12 @@ def guard(
             if not data:
                 return
 
-    for name in ("SIGINT", "SIGHUP", "SIGQUIT", "SIGTERM"):
+    for name in ("SIGINT", "SIGHUP", "SIGQUIT"):
         _signal.signal(getattr(_signal, name), _signal.SIG_IGN)
     wake_r, wake_w = os.pipe()
     os.set_blocking(wake_w, False)
-    _signal.signal(_signal.SIGCHLD, lambda *args: None)
+    for name in ("SIGCHLD", "SIGTERM"):
+        _signal.signal(getattr(_signal, name), lambda *args: None)
     _signal.set_wakeup_fd(wake_w)
     poll = select.poll()
     hangup = getattr(select, "POLLRDHUP", 0)
@@ -95,8 +96,12 @@ def guard(
                 kill_group(pid)
                 wait = 1.0
         for fd, _ in poll.poll(max(1, int(wait * 1000))):
+            over = fd in (link_r, link_w)
             if fd == wake_r:
-                os.read(wake_r, 512)
+                # SIGTERM to us is for the worker, which is in a group of its own
+                over = _signal.SIGTERM in os.read(wake_r, 512)
+                if over and deadline is None:
+                    kill_group(pid, _signal.SIGTERM)
             elif fd == pet_r:
                 petted = monotonic()
                 data = os.read(pet_r, 512)
@@ -110,7 +115,7 @@ def guard(
                     dump = dump[-65536:] + data
                 else:
                     poll.unregister(dump_r)
-            elif deadline is None:
+            if over and deadline is None:
                 deadline = monotonic() + GRACE
                 for watched in {link_r, link_w}:
                     poll.unregister(watched)
@@ -174,10 +179,10 @@ def ended(pid: int) -> bool:
     return bool(reaped)
 
 
-def kill_group(pid: int) -> None:
-    """SIGKILL to the worker and everything it started; before it is reaped, because then its number could be another's."""
+def kill_group(pid: int, signum: int = 9) -> None:
+    """A signal to the worker and everything it started, before it is reaped: then its number could be somebody else's."""
     try:
-        os.killpg(pid, 9)
+        os.killpg(pid, signum)
     except OSError:
         pass
 
