@@ -191,7 +191,7 @@ def test_a_task_that_needs_a_moment_gets_it(gw: farwire.Gateway, tmp_path) -> No
 
 
 def test_exit_of_a_gateway_that_starts(group: farwire.Group) -> None:
-    gateway = group.makegateway("cmd=sleep 1000", wait=False)
+    gateway = group.makegateway("cmd=sh -c 'exec sleep 1000'", wait=False)  # sh takes what is appended for its own
     with within(2, "exit"):
         gateway.exit(timeout=1)
     with pytest.raises(GatewayLost, match="while it started"):
