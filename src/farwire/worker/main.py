@@ -11,6 +11,7 @@ import sys
 from _thread import get_ident
 from time import monotonic
 
+from ..protocol.errors import ProtocolError
 from ..protocol.frames import (
     EXEC,
     GOODBYE,
@@ -200,6 +201,8 @@ class Worker:
 
     def link_ended(self, link: Link, error: BaseException) -> None:
         """The controller is gone: so are we, at once. The guard sees to children, and to us should this hang."""
+        if isinstance(error, ProtocolError):
+            os.write(2, ("farwire: %s\n" % error).encode("utf-8", "replace"))
         os._exit(0 if self.leaving else 1)
 
     def link_noise(self, link: Link) -> None:
