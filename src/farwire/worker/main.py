@@ -74,6 +74,7 @@ class Worker:
         self.pet_w = pet_w
         self.stdout_r = stdout_r
         self.stdout: Forwarder | None = None
+        self.stdout_waits = False
         self.reactor = Reactor("farwire-io")
         self.gateway = WorkerGateway(self, config["id"] + "-worker")
         self.link = Link(
@@ -140,7 +141,10 @@ class Worker:
     def _stdout_readable(self, events: int) -> None:
         """For the first time: most workers never print."""
         self.reactor.unregister(self.stdout_r)
-        self._forwarder().forward()
+        if self.config["importer"].later:
+            self.stdout_waits = True  # the forwarder comes with the MODULES
+        else:
+            self._forwarder().forward()
 
     def _forwarder(self) -> Forwarder:
         if self.stdout is None:
@@ -163,6 +167,8 @@ class Worker:
                 self.tasks.add(id, code, payload)
         elif kind == MODULES:
             self.config["importer"].add(payload)
+            if self.stdout_waits:
+                self.reactor.call(lambda: self._forwarder().forward())
         elif kind == REQUEST:
             self._answer(id, code)
         elif kind == SIGNAL:
@@ -243,10 +249,14 @@ class Worker:
 
         def drain() -> None:
             # until the pipe is empty, not until its end: grandchildren may hold it open
-            stdout = self._forwarder() if self.stdout_r >= 0 else None
             if monotonic() > deadline or link.closed is not None:
                 done.release()
-            elif link.out or link.bulk or link.pending or link.writing or (stdout is not None and stdout.busy):
+                return
+            if self.config["importer"].later:
+                self.reactor.later(0.002, drain)
+                return
+            stdout = self._forwarder() if self.stdout_r >= 0 else None
+            if link.out or link.bulk or link.pending or link.writing or (stdout is not None and stdout.busy):
                 link.flush()
                 self.reactor.later(0.002, drain)
             elif stdout is not None and stdout.available():
