@@ -32,9 +32,8 @@ from time import monotonic
 
 from ..protocol.codec import Decoder, Encoder
 from ..protocol.connection import Connection, can_send
-from ..protocol.errors import FarwireError, GatewayLost, ProtocolError, of_signal
+from ..protocol.errors import FarwireError, GatewayLost, ProtocolError
 from ..protocol.frames import (
-    ABORT,
     CLOSE,
     CREDIT,
     EOF,
@@ -51,9 +50,9 @@ from ..protocol.frames import (
     RAW,
     WINDOW,
 )
-from .channel import ABORT_DUE, ATOMIC_MAX, BURST, GATHER, Channel, ChannelCore
+from .channel import ATOMIC_MAX, BURST, GATHER, Channel, ChannelCore
 from .reactor import POLLERR, POLLHUP, POLLIN, POLLOUT, READABLE, poll
-from .stream import readv, writev
+from .stream import readv
 
 try:
     from _functools import partial  # functools itself imports much
@@ -68,7 +67,6 @@ if TYPE_CHECKING:
     from .reactor import Reactor
 
 _pack = HEADER.pack
-_less_header = int.__sub__  # in C, see _write_some
 TICK = 0.003
 READ_SIZE = 64 * 1024
 # What is read beyond the part of a large item: its successor's header, or a few small frames.
@@ -354,7 +352,6 @@ class Link:
         """One write by the holder of the writer role. Returns whether to go on."""
         pending = self.pending
         if not pending:
-            self._finish()
             with self.lock:
                 if self.closed is not None:
                     return False
@@ -365,27 +362,16 @@ class Link:
                     self.pending = [buffers, []]
                     del out[:]
                 elif self.bulk:
-                    fragment = self._finishing = self.bulk[0]
+                    fragment = self.bulk.popleft()
+                    self._finishing = fragment
                     self.pending = [fragment.buffers, []]
-                    del self.bulk[0]
                 else:
                     return False
             pending = self.pending
         buffers, results = pending
-        stream = self.stream
         try:
-            # What a write took is stored by the C code that asks for it. Results that are there already are of a write after which
-            # a signal raised: what it took must not be written again.
-            if not results:
-                if self.parent is None:
-                    results += map(writev, (stream.write_fd,), (buffers,))
-                else:
-                    stream.write(buffers, results)
-        except BlockingIOError:
-            return False
-        except OSError as exc:
-            if of_signal(exc):
-                raise
+            results += map(self.stream.write, (buffers,))
+        except OSError:
             # The peer is gone. The reader will see the end and know more than "broken pipe"; a write side that breaks while
             # the read side stays open must end the link as well.
             self._broken = True
@@ -394,6 +380,7 @@ class Link:
             return False
         done = sum(results)
         if not done:
+            pending[1] = []
             return False
         rest = []
         for buffer in buffers:
@@ -406,16 +393,11 @@ class Link:
             else:
                 rest.append(buffer)
         self.pending = [rest, []] if rest else ()
-        if not rest:
-            self._finish()
-        return True
-
-    def _finish(self) -> None:
-        """The fragment that was in ``pending`` is written; may be called again when a signal interrupts it."""
-        fragment = self._finishing
-        if fragment is not None:
-            fragment.finish()
+        if not rest and self._finishing is not None:
+            fragment = self._finishing
             self._finishing = None
+            fragment.finish()
+        return True
 
     def _write_broke(self) -> None:
         # give the reader a moment to report the true reason
@@ -459,17 +441,12 @@ class Link:
             self.reactor.unregister(self.stream.write_fd)
         self.flush()
 
-    def raw_write(
-        self, core: ChannelCore, data: Any, code: int = 0, whole: bool = False, results: list[int] | None = None
-    ) -> int:
+    def raw_write(self, core: ChannelCore, data: Any, code: int = 0, whole: bool = False) -> int:
         """Send bytes of a RAW channel as far as credit and queue allow. Returns the count; never blocks.
 
         ``whole`` is for who has looked at credit and queue and taken no more bytes than that: other threads may fill the
         queue meanwhile, and the bytes have no other place to be.
-        ``results`` gets the count as soon as the bytes are on their way: a signal may raise before this returns.
         """
-        if results is None:
-            results = []
         mine = False
         try:
             with self.lock:
@@ -480,24 +457,19 @@ class Link:
                     return 0
                 if count < len(data) or type(data) is not bytes:
                     data = bytes(memoryview(data)[:count])
-                frame = _pack(count, core.id, RAW, code) + data
-                size = [count]
                 core.credit -= count
+                frame = _pack(count, core.id, RAW, code) + data
                 if self.atomic and count <= ATOMIC_MAX and not (self.out or self.writing or self.pending):
                     self.writing = mine = True
                 else:
-                    self.out += [frame]
-                    results += size
+                    self.out.append(frame)
             if mine:
                 try:
-                    results += map(_less_header, map(os.write, (self.stream.write_fd,), (frame,)), (HEADER_SIZE,))
+                    os.write(self.stream.write_fd, frame)
                 except BlockingIOError:
                     self.pending = [[frame], []]
-                    results += size
-                except OSError as exc:
-                    if of_signal(exc):
-                        raise
-                    results += size  # the reader reports the end, with the reason
+                except OSError:  # the reader reports the end, with the reason
+                    pass
         finally:
             if mine:
                 self.writing = False
@@ -786,13 +758,11 @@ class Link:
         except BlockingIOError:
             root.drain_wake()  # it was only a wake-up
             return None
-        except OSError as exc:
-            if of_signal(exc):
-                raise
+        except OSError:
             return None  # the reactor will get the same error
         finally:
             if data is not None:
-                root.inbox += [data]
+                root.inbox.append(data)
 
     def consumed_at_once(self, core: ChannelCore, cost: int) -> None:
         """Account for what a leader received and takes away without queueing it."""
@@ -816,8 +786,9 @@ class Link:
         return bool(self.connection.unfinished or self.marker)
 
     def stop_leading(self) -> None:
-        """The caller gave the reader role of the root back: see that somebody reads if others wait."""
+        """Give the reader role of the root back, and see that somebody reads if others wait."""
         root = self.root
+        root.reading = False
         root.leads += 1
         if root.passive and (root.parked or root.followers or root.inbox):
             root.reactor.call(root.resume)
@@ -845,45 +816,6 @@ class Link:
         except BlockingIOError:  # another leader took the byte
             pass
 
-    def recover(self, core: ChannelCore | None = None) -> None:
-        """An exception came through a call of the program, perhaps out of a signal's handler.
-
-        The bytes in the queues are right whatever it interrupted, but somebody may have been about to see to them, with his flag
-        set: the reactor looks after everything.
-        """
-        link: Link | None = self
-        if core is not None and core.sending_large != ABORT_DUE:
-            core = None
-        while link is not None:
-            if link.out or link.bulk or link.pending or link.inbox or link.passive or link.flush_asked or core is not None:
-                link.reactor.call(partial(link._recover, core))
-                core = None
-            link = link.parent
-
-    def _recover(self, core: ChannelCore | None) -> None:
-        if self.closed is not None:
-            return
-        if core is not None:
-            self.settle(core)
-        self.flush_asked = self._write_polled = False
-        self.flush()
-        if self.parent is None and not self.reading and (self.passive or self.inbox):
-            self.resume()
-
-    def settle(self, core: ChannelCore) -> None:
-        """Withdraw the item of which only parts were sent, if there is one. May be called again."""
-        if core.sending_large == ABORT_DUE:
-            with self.lock:
-                for fragment in [each for each in self.bulk if each.core is core]:
-                    # not a byte of it is written: take it back, with its credit
-                    self.bulk.remove(fragment)
-                    core.credit += len(fragment.buffers[1])
-                if self.closed is None and can_send(core):
-                    self.out.append(_pack(0, core.id, ABORT, 0))
-                core.sending_large = 0
-                core.wake_senders()
-        self.flush()
-
     def lost(self) -> BaseException:
         """A fresh error saying how the link ended."""
         error = self.closed
@@ -899,25 +831,21 @@ class Link:
 
 
 class Fragment:
-    """A part of a large item, queued for its turn.
+    """A part of a large item, queued for its turn."""
 
-    One that the writer is in the midst of is finished even if its sender gives up: a bytearray that is changed meanwhile would change
-    bytes of an item that is withdrawn anyway.
-    """
+    __slots__ = ("_lock", "buffers", "done")
 
-    __slots__ = ("_lock", "buffers", "core", "done")
-
-    def __init__(self, buffers: list[Any], core: ChannelCore | None = None) -> None:
+    def __init__(self, buffers: list[Any]) -> None:
         self.buffers = buffers
-        self.core = core
         self.done = False
         self._lock: Any = None
 
     def finish(self) -> None:
-        """It is written, or the link is closed. May be called again when a signal interrupts it."""
+        """It is written, or the link is closed."""
         self.done = True
         lock = self._lock
-        if lock is not None and lock.locked():
+        if lock is not None:
+            self._lock = None
             lock.release()
 
     def wait(self, deadline: float | None) -> bool:
@@ -932,6 +860,13 @@ class Fragment:
             return True
         left = deadline - monotonic()
         return bool(lock.acquire(True, left) if left > 0 else lock.acquire(False)) or self.done
+
+    def own(self) -> None:
+        """The writer is in the midst of it and the caller leaves: nothing to do but let it finish.
+
+        The view keeps the caller's object alive; a bytearray changed meanwhile would change bytes of an item that is
+        withdrawn anyway.
+        """
 
 
 class _CloseError:
