@@ -2,7 +2,7 @@
 
 States: starting -> live -> closed, and only forward. ``_lock`` guards the state and the waiters; it is never held across I/O. The
 reactor's thread moves the state when the hello comes, when the link ends, when the start takes too long; whoever waits is woken by
-``_closed`` or ``_ready`` events.
+``_closed`` or ``_ready``.
 
 When the link ends, the reason is worth more than the fact: the guard's report on stderr, the exit status, the last of stderr. So the
 end waits for stderr and the process (``REPORT_TIME`` at most) before anybody is told.
@@ -150,8 +150,8 @@ class Gateway:
         self._output = output
         self._lock = threading.Lock()
         self._state = "starting"
-        self._ready = threading.Event()
-        self._closed = threading.Event()
+        self._ready = _Event()
+        self._closed = _Event()
         self._error: BaseException | None = None
         self._leaving = False
         self._ending = False
@@ -603,13 +603,17 @@ class Gateway:
         task = make_task(source, kwargs)
         link = self._link
         payload = pack_task(task, link.encode)
-        with link.lock:
-            if link.closed is not None:
-                raise link.lost()
-            core = link.connection.open()
-            channel: Channel = core.handle()
-            link.connection.send(EXEC, core.id, payload, TASK_CALL if task.kind == "call" else TASK_EXEC)
-        link.flush()
+        try:
+            with link.lock:
+                if link.closed is not None:
+                    raise link.lost()
+                core = link.connection.open()
+                channel: Channel = core.handle()
+                link.connection.send(EXEC, core.id, payload, TASK_CALL if task.kind == "call" else TASK_EXEC)
+            link.flush()
+        except BaseException:  # perhaps out of a signal's handler
+            link.recover()
+            raise
         return channel
 
     def newchannel(self) -> Channel:
@@ -642,6 +646,9 @@ class Gateway:
                     f"gateway {self.id}: no answer within {timeout} seconds; "
                     "the worker is stopped, or a C call holds its interpreter lock"
                 )
+        except BaseException:  # perhaps out of a signal's handler
+            link.recover()
+            raise
         finally:
             self._requests.pop(number, None)
         if waiter.stacks is not None:
@@ -760,8 +767,8 @@ class Gateway:
     def _abandon(self) -> None:
         self._state = "closed"
         self._lock = threading.Lock()
-        self._closed = threading.Event()
-        self._ready = threading.Event()
+        self._closed = _Event()
+        self._ready = _Event()
         self._closed.set()
         self._ready.set()
         self._link.abandon()
@@ -770,10 +777,41 @@ class Gateway:
             os.close(self._started.stderr_fd)
 
 
+class _Event:
+    """``threading.Event``, but a signal may raise at any point of ``wait`` without harm: that one would be left locked."""
+
+    def __init__(self) -> None:
+        self._set = False
+        self._waiters: list[Any] = []
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        self._set = True
+        for waiter in list(self._waiters):
+            if waiter.locked():
+                try:
+                    waiter.release()
+                except RuntimeError:  # another thread was faster
+                    pass
+
+    def wait(self, timeout: float | None = None) -> bool:
+        waiter = threading.Lock()
+        waiter.acquire()
+        self._waiters.append(waiter)
+        try:
+            if not self._set:
+                waiter.acquire(True, -1 if timeout is None else max(0.0, timeout))
+            return self._set
+        finally:
+            self._waiters.remove(waiter)
+
+
 class _Waiter:
     def __init__(self, what: int) -> None:
         self.what = what
-        self.event = threading.Event()
+        self.event = _Event()
         self.answer: tuple[int, bytes] | None = None
         self.stacks: str | None = None  # from the guard, when the worker itself does not answer
 

@@ -71,7 +71,8 @@ def test_exit_of_a_stuck_worker(group: farwire.Group, stuck: str) -> None:
     family = servers.descendants(gateway._process.pid)
     with within(2, "exit(timeout=1)"):
         gateway.exit(timeout=1)
-    assert [pid for pid in family if servers.is_alive(pid)] == []
+    # they are killed; a busy kernel may take a moment to carry it out
+    eventually(lambda: not any(map(servers.is_alive, family)), "the family is gone", 1)
     assert servers.process_status(gateway._process.pid) == ("", 0), "reaped"
     assert len(group) == 0
     with pytest.raises(EOFError):  # GatewayLost, if it did not end by itself
@@ -88,7 +89,8 @@ def test_twenty_at_once(group: farwire.Group) -> None:
     with within(4, "terminate(timeout=2)"):
         group.terminate(timeout=2)
     assert len(group) == 0
-    assert [pid for pid in family if servers.is_alive(pid)] == []
+    # they are killed; a busy kernel may take a moment to carry it out
+    eventually(lambda: not any(map(servers.is_alive, family)), "the family is gone", 1)
     assert all(channel.isclosed() for channel in kept)
 
 

@@ -40,6 +40,7 @@ LATER = frozenset(
         "runtime.sending",
         "worker.introspect",
         "worker.relay",
+        "worker.stdio",
     )
 )
 """Modules that a worker can start without: they are in ``later_bundle()`` instead of ``source_bundle()``.

@@ -33,7 +33,7 @@ from __future__ import annotations
 import struct
 import sys
 
-from .errors import DumpError, LoadError
+from .errors import DumpError, LoadError, of_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -164,8 +164,10 @@ class Encoder:
         dump, clear_memo, chunks, pickler = tools
         try:
             dump(item)
-        except Exception as error:  # noqa: BLE001 - whatever the reason is, the item cannot be sent
-            # The Pickler is dropped: its memo and its output are in an unknown state.
+        except Exception as error:
+            if of_signal(error):
+                raise
+            # Whatever the reason is, the item cannot be sent. The Pickler is dropped: its memo and its output are in an unknown state.
             from .structured import explain
 
             failure = explain(item, error)
@@ -286,6 +288,8 @@ class Decoder:
         except LoadError:
             raise
         except Exception as error:
+            if of_signal(error):
+                raise
             raise LoadError("not an item: %s: %s" % (type(error).__name__, error)) from error
         raise LoadError("not an item: code %r with %d bytes" % (code, len(_buffer(payload))))
 

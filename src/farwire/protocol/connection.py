@@ -158,7 +158,7 @@ class ChannelState:
         self.leading = False  # or read the link themselves meanwhile
         self.lifted = False  # grant everything at once: somebody waits for the close, or nobody reads
         self.large: Large | None = None
-        self.sending_large = False
+        self.sending_large = 0
         self.claimed = False  # somebody here has, or had, the channel; else only its number came so far
 
     def hungry(self) -> bool:

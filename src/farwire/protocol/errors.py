@@ -104,3 +104,23 @@ class RemoteError(FarwireError):
         import sys
 
         sys.stderr.write("Warning: unhandled %s\n" % self.formatted)
+
+
+def of_signal(error: BaseException) -> bool:
+    """Whether it comes out of a signal's handler that is user code, which may run within anything that the main thread does."""
+    import _signal
+
+    codes = set()
+    for number in range(1, _signal.NSIG):
+        try:
+            handler = _signal.getsignal(number)
+        except (OSError, ValueError):
+            continue
+        codes.add(getattr(handler, "__code__", None) or getattr(getattr(type(handler), "__call__", None), "__code__", None))
+    codes.discard(None)
+    tb = error.__traceback__
+    while tb is not None and codes:
+        if tb.tb_frame.f_code in codes:
+            return True
+        tb = tb.tb_next
+    return False

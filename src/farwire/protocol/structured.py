@@ -10,7 +10,7 @@ import struct
 import sys
 
 from .codec import LARGE, PICKLE, PICKLE_BUFFERS, _buffer, _contents, encoded_size
-from .errors import DumpError, LoadError
+from .errors import DumpError, LoadError, of_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -243,7 +243,10 @@ def _reduce(pickler: Any, value: Any) -> Any:
     if isinstance(value, pickler.channel_type):
         try:
             number = pickler.channel_id(value)
-        except Exception as error:  # noqa: BLE001 - its owner says why it cannot be sent
+        except Exception as error:
+            if of_signal(error):
+                raise
+            # its owner says why it cannot be sent
             raise _Refused(value, str(error)) from None
         return markers.channel, (number,)
     numpy: Any = sys.modules.get("numpy")

@@ -13,7 +13,7 @@ from os import write
 from time import monotonic
 
 from ..protocol.connection import ChannelState
-from ..protocol.errors import ChannelClosed, GatewayLost, RemoteError, TimeoutError
+from ..protocol.errors import ChannelClosed, GatewayLost, RemoteError, TimeoutError, of_signal
 from ..protocol.frames import HEADER, HEADER_SIZE, INLINE_MAX, ITEM, ITEM_COST, RAW
 from ..protocol.state import CLOSED, CLOSING, OPEN
 
@@ -32,6 +32,8 @@ BURST = 3
 GATHER = 256
 # Frames up to this size are written at once if the line is free.
 ATOMIC_MAX = 2048
+# ``ChannelCore.sending_large`` when a part of an item was sent and the rest will not be.
+ABORT_DUE = 2
 # What a sink gets in the place of a stream's code when no more bytes come.
 ENDED = 255
 
@@ -314,28 +316,48 @@ class Channel:
                             write(link.stream.write_fd, frame)
                         except BlockingIOError:
                             link.pending = [[frame], []]
-                        except OSError:
+                        except OSError as exc:
+                            if of_signal(exc):
+                                raise
                             # The worker is gone; the reader will tell with the reason. What was accepted is lost with it.
-                            pass
-                finally:
+                except BaseException:
                     if mine:
                         link.writing = False
-                        if link.out or link.bulk or link.pending:
-                            link.flush()
+                    link.recover()
+                    raise
                 if mine:
+                    link.writing = False
+                    if link.out or link.bulk or link.pending:
+                        self._flush()
                     return
                 if queued:
                     if link.sends <= BURST or len(link.out) >= GATHER:
-                        link.flush()
+                        self._flush()
                     elif not link.flush_asked:
-                        link.flush_asked = True
-                        link.reactor.call(link.flush_gathered)
+                        try:
+                            link.flush_asked = True
+                            link.reactor.call(link.flush_gathered)
+                        except BaseException:
+                            link.recover()
+                            raise
                     return
-            elif size <= INLINE_MAX and link.send_small(core, code, payload):
+        try:
+            if type(payload) is bytes and ATOMIC_MAX < len(payload) <= INLINE_MAX and link.send_small(core, code, payload):
                 return
-        from .sending import send_waiting
+            from .sending import send_waiting
 
-        send_waiting(self, code, payload, timeout)
+            send_waiting(self, code, payload, timeout)
+        except BaseException:
+            link.recover(core)
+            raise
+
+    def _flush(self) -> None:
+        link = self._core.link
+        try:
+            link.flush()
+        except BaseException:  # out of a signal's handler
+            link.recover()
+            raise
 
     def send_eof(self) -> None:
         """Say that this end sends no more (half-close). The other end's iteration ends; it may still send.
@@ -352,7 +374,7 @@ class Channel:
                     break
                 waiter = core.add_sender()  # another thread is in the midst of an item
             link.wait(waiter, None)
-        link.flush()
+        self._flush()
 
     # -- receiving ----------------------------------------------------------------------------------------
 
@@ -434,18 +456,28 @@ class Channel:
                             return link.decode(code, payload)
             except BlockingIOError:  # a wake-up: look again, the long way
                 root.drain_wake()
-            except OSError:  # the line broke; the reactor will get the same error and tell
-                pass
+            except OSError as exc:
+                if of_signal(exc):
+                    raise
+                # the line broke; the reactor will get the same error and tell
+            except BaseException:  # out of a signal's handler
+                link.recover()
+                raise
             finally:
                 if mine:
+                    # up to here nothing is called, so nothing can raise
                     core.leading = False
                     if data is not None:
-                        root.inbox.append(data)
+                        root.inbox += [data]
                     root.reading = False
                     root.leads += 1
                     if root.passive and (root.parked or root.followers or root.inbox):
                         root.reactor.call(root.resume)
-        return self._receive(timeout)
+        try:
+            return self._receive(timeout)
+        except BaseException:
+            link.recover()
+            raise
 
     def _receive(self, timeout: float | None) -> Any:
         core = self._core
@@ -493,6 +525,7 @@ class Channel:
                             break
                 finally:
                     if lead:
+                        link.root.reading = False  # first, and no call: a signal may raise in any call
                         link.stop_leading()
                         if waiter is not None:
                             self._give_up(waiter)
@@ -597,10 +630,14 @@ class Channel:
             from .remote_error import encode_error
 
             payload, code = encode_error(error)
-        with link.lock:
-            core.close(payload, code)
-        link.flush()
-        link.wake_leader()
+        try:
+            with link.lock:
+                core.close(payload, code)
+            link.flush()
+            link.wake_leader()
+        except BaseException:  # out of a signal's handler
+            link.recover()
+            raise
 
     def isclosed(self) -> bool:
         """Whether the channel is closed. A closed channel may still hold items."""

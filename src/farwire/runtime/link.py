@@ -32,8 +32,9 @@ from time import monotonic
 
 from ..protocol.codec import Decoder, Encoder
 from ..protocol.connection import Connection, can_send
-from ..protocol.errors import FarwireError, GatewayLost, ProtocolError
+from ..protocol.errors import FarwireError, GatewayLost, ProtocolError, of_signal
 from ..protocol.frames import (
+    ABORT,
     CLOSE,
     CREDIT,
     EOF,
@@ -50,9 +51,9 @@ from ..protocol.frames import (
     RAW,
     WINDOW,
 )
-from .channel import ATOMIC_MAX, BURST, GATHER, Channel, ChannelCore
+from .channel import ABORT_DUE, ATOMIC_MAX, BURST, GATHER, Channel, ChannelCore
 from .reactor import POLLERR, POLLHUP, POLLIN, POLLOUT, READABLE, poll
-from .stream import readv
+from .stream import readv, writev
 
 try:
     from _functools import partial  # functools itself imports much
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from .reactor import Reactor
 
 _pack = HEADER.pack
+_less_header = int.__sub__  # in C, see _write_some
 TICK = 0.003
 READ_SIZE = 64 * 1024
 # What is read beyond the part of a large item: its successor's header, or a few small frames.
@@ -352,6 +354,7 @@ class Link:
         """One write by the holder of the writer role. Returns whether to go on."""
         pending = self.pending
         if not pending:
+            self._finish()
             with self.lock:
                 if self.closed is not None:
                     return False
@@ -362,16 +365,27 @@ class Link:
                     self.pending = [buffers, []]
                     del out[:]
                 elif self.bulk:
-                    fragment = self.bulk.popleft()
-                    self._finishing = fragment
+                    fragment = self._finishing = self.bulk[0]
                     self.pending = [fragment.buffers, []]
+                    del self.bulk[0]
                 else:
                     return False
             pending = self.pending
         buffers, results = pending
+        stream = self.stream
         try:
-            results += map(self.stream.write, (buffers,))
-        except OSError:
+            # What a write took is stored by the C code that asks for it. Results that are there already are of a write after which
+            # a signal raised: what it took must not be written again.
+            if not results:
+                if self.parent is None:
+                    results += map(writev, (stream.write_fd,), (buffers,))
+                else:
+                    stream.write(buffers, results)
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            if of_signal(exc):
+                raise
             # The peer is gone. The reader will see the end and know more than "broken pipe"; a write side that breaks while
             # the read side stays open must end the link as well.
             self._broken = True
@@ -380,7 +394,6 @@ class Link:
             return False
         done = sum(results)
         if not done:
-            pending[1] = []
             return False
         rest = []
         for buffer in buffers:
@@ -393,11 +406,16 @@ class Link:
             else:
                 rest.append(buffer)
         self.pending = [rest, []] if rest else ()
-        if not rest and self._finishing is not None:
-            fragment = self._finishing
-            self._finishing = None
-            fragment.finish()
+        if not rest:
+            self._finish()
         return True
+
+    def _finish(self) -> None:
+        """The fragment that was in ``pending`` is written; may be called again when a signal interrupts it."""
+        fragment = self._finishing
+        if fragment is not None:
+            fragment.finish()
+            self._finishing = None
 
     def _write_broke(self) -> None:
         # give the reader a moment to report the true reason
@@ -441,12 +459,17 @@ class Link:
             self.reactor.unregister(self.stream.write_fd)
         self.flush()
 
-    def raw_write(self, core: ChannelCore, data: Any, code: int = 0, whole: bool = False) -> int:
+    def raw_write(
+        self, core: ChannelCore, data: Any, code: int = 0, whole: bool = False, results: list[int] | None = None
+    ) -> int:
         """Send bytes of a RAW channel as far as credit and queue allow. Returns the count; never blocks.
 
         ``whole`` is for who has looked at credit and queue and taken no more bytes than that: other threads may fill the
         queue meanwhile, and the bytes have no other place to be.
+        ``results`` gets the count as soon as the bytes are on their way: a signal may raise before this returns.
         """
+        if results is None:
+            results = []
         mine = False
         try:
             with self.lock:
@@ -457,19 +480,24 @@ class Link:
                     return 0
                 if count < len(data) or type(data) is not bytes:
                     data = bytes(memoryview(data)[:count])
-                core.credit -= count
                 frame = _pack(count, core.id, RAW, code) + data
+                size = [count]
+                core.credit -= count
                 if self.atomic and count <= ATOMIC_MAX and not (self.out or self.writing or self.pending):
                     self.writing = mine = True
                 else:
-                    self.out.append(frame)
+                    self.out += [frame]
+                    results += size
             if mine:
                 try:
-                    os.write(self.stream.write_fd, frame)
+                    results += map(_less_header, map(os.write, (self.stream.write_fd,), (frame,)), (HEADER_SIZE,))
                 except BlockingIOError:
                     self.pending = [[frame], []]
-                except OSError:  # the reader reports the end, with the reason
-                    pass
+                    results += size
+                except OSError as exc:
+                    if of_signal(exc):
+                        raise
+                    results += size  # the reader reports the end, with the reason
         finally:
             if mine:
                 self.writing = False
@@ -758,11 +786,13 @@ class Link:
         except BlockingIOError:
             root.drain_wake()  # it was only a wake-up
             return None
-        except OSError:
+        except OSError as exc:
+            if of_signal(exc):
+                raise
             return None  # the reactor will get the same error
         finally:
             if data is not None:
-                root.inbox.append(data)
+                root.inbox += [data]
 
     def consumed_at_once(self, core: ChannelCore, cost: int) -> None:
         """Account for what a leader received and takes away without queueing it."""
@@ -786,9 +816,8 @@ class Link:
         return bool(self.connection.unfinished or self.marker)
 
     def stop_leading(self) -> None:
-        """Give the reader role of the root back, and see that somebody reads if others wait."""
+        """The caller gave the reader role of the root back: see that somebody reads if others wait."""
         root = self.root
-        root.reading = False
         root.leads += 1
         if root.passive and (root.parked or root.followers or root.inbox):
             root.reactor.call(root.resume)
@@ -816,6 +845,45 @@ class Link:
         except BlockingIOError:  # another leader took the byte
             pass
 
+    def recover(self, core: ChannelCore | None = None) -> None:
+        """An exception came through a call of the program, perhaps out of a signal's handler.
+
+        The bytes in the queues are right whatever it interrupted, but somebody may have been about to see to them, with his flag
+        set: the reactor looks after everything.
+        """
+        link: Link | None = self
+        if core is not None and core.sending_large != ABORT_DUE:
+            core = None
+        while link is not None:
+            if link.out or link.bulk or link.pending or link.inbox or link.passive or link.flush_asked or core is not None:
+                link.reactor.call(partial(link._recover, core))
+                core = None
+            link = link.parent
+
+    def _recover(self, core: ChannelCore | None) -> None:
+        if self.closed is not None:
+            return
+        if core is not None:
+            self.settle(core)
+        self.flush_asked = self._write_polled = False
+        self.flush()
+        if self.parent is None and not self.reading and (self.passive or self.inbox):
+            self.resume()
+
+    def settle(self, core: ChannelCore) -> None:
+        """Withdraw the item of which only parts were sent, if there is one. May be called again."""
+        if core.sending_large == ABORT_DUE:
+            with self.lock:
+                for fragment in [each for each in self.bulk if each.core is core]:
+                    # not a byte of it is written: take it back, with its credit
+                    self.bulk.remove(fragment)
+                    core.credit += len(fragment.buffers[1])
+                if self.closed is None and can_send(core):
+                    self.out.append(_pack(0, core.id, ABORT, 0))
+                core.sending_large = 0
+                core.wake_senders()
+        self.flush()
+
     def lost(self) -> BaseException:
         """A fresh error saying how the link ended."""
         error = self.closed
@@ -831,21 +899,25 @@ class Link:
 
 
 class Fragment:
-    """A part of a large item, queued for its turn."""
+    """A part of a large item, queued for its turn.
 
-    __slots__ = ("_lock", "buffers", "done")
+    One that the writer is in the midst of is finished even if its sender gives up: a bytearray that is changed meanwhile would change
+    bytes of an item that is withdrawn anyway.
+    """
 
-    def __init__(self, buffers: list[Any]) -> None:
+    __slots__ = ("_lock", "buffers", "core", "done")
+
+    def __init__(self, buffers: list[Any], core: ChannelCore | None = None) -> None:
         self.buffers = buffers
+        self.core = core
         self.done = False
         self._lock: Any = None
 
     def finish(self) -> None:
-        """It is written, or the link is closed."""
+        """It is written, or the link is closed. May be called again when a signal interrupts it."""
         self.done = True
         lock = self._lock
-        if lock is not None:
-            self._lock = None
+        if lock is not None and lock.locked():
             lock.release()
 
     def wait(self, deadline: float | None) -> bool:
@@ -860,13 +932,6 @@ class Fragment:
             return True
         left = deadline - monotonic()
         return bool(lock.acquire(True, left) if left > 0 else lock.acquire(False)) or self.done
-
-    def own(self) -> None:
-        """The writer is in the midst of it and the caller leaves: nothing to do but let it finish.
-
-        The view keeps the caller's object alive; a bytearray changed meanwhile would change bytes of an item that is
-        withdrawn anyway.
-        """
 
 
 class _CloseError:

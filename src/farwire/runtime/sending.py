@@ -10,8 +10,8 @@ from time import monotonic
 
 from ..protocol.connection import can_send
 from ..protocol.errors import TimeoutError
-from ..protocol.frames import ABORT, FRAGMENT, HEADER, INLINE_MAX, ITEM_COST, LARGE, PART
-from .channel import valid
+from ..protocol.frames import FRAGMENT, HEADER, INLINE_MAX, ITEM_COST, LARGE, PART
+from .channel import ABORT_DUE, valid
 from .link import Fragment
 
 TYPE_CHECKING = False
@@ -36,19 +36,14 @@ def send_waiting(channel: Channel, code: int, payload: Any, timeout: float | Non
     while True:
         if small is not None and link.send_small(core, code, small):
             return
+        if small is None and _send_large(link, core, code, chunks, total, deadline):
+            return
         with link.lock:
             if link.closed is not None or not can_send(core):
                 raise core.send_error()
-            waiter = None
-            if small is None and not core.sending_large:
-                core.sending_large = True
-            elif core.sending_large or core.credit < total + ITEM_COST:
-                waiter = core.add_sender()
-            else:
-                continue  # credit came meanwhile
-        if waiter is None:
-            _send_large(link, core, code, chunks, total, deadline)
-            return
+            if not core.sending_large and (small is None or core.credit >= total + ITEM_COST):
+                continue  # it is our turn, or credit came, meanwhile
+            waiter = core.add_sender()
         if not link.wait(waiter, deadline):
             with link.lock:
                 core.remove_sender(waiter)
@@ -60,43 +55,70 @@ def send_waiting(channel: Channel, code: int, payload: Any, timeout: float | Non
 
 def _send_large(
     link: Link, core: ChannelCore, code: int, chunks: list[Any], total: int, deadline: float | None
-) -> None:
+) -> bool:
     """Send an item in fragments; returns when the last is written, so that no view of the caller's data is kept.
+
+    A signal may raise after any call. So what belongs together (credit taken and its fragment queued, a flag set and the try
+    that resets it) stands together, with no call in between.
+
+    Returns:
+        False when another thread sends one on this channel: wait for your turn.
 
     Raises:
         TimeoutError: the deadline passed first; the item is withdrawn, the receiver never sees it.
         ChannelClosed, GatewayLost.
     """
-    with link.lock:
-        core.sending_large = True  # taken by the caller, who saw it False under Channel's send turn
-    complete = False
-    announced = False
+    head = _pack(8, core.id, LARGE, code) + _U64.pack(total)
+    mine = announced = complete = False
     try:
-        _take_credit(link, core, ITEM_COST, ITEM_COST, deadline)
         with link.lock:
-            link.out.append(_pack(8, core.id, LARGE, code) + _U64.pack(total))
-            announced = True
+            if core.sending_large:
+                return False
+            core.sending_large = mine = True
+        while not announced:
+            with link.lock:
+                if _has_credit(link, core, ITEM_COST):
+                    core.credit -= ITEM_COST
+                    announced = True
+                    link.out.append(head)
+                    break
+                waiter = core.add_sender()
+            _wait_credit(link, core, waiter, deadline)
         for chunk in chunks:
             view = memoryview(chunk)
             size = len(view)
             pos = 0
             while pos < size:
-                count = _take_credit(link, core, 1, min(FRAGMENT, size - pos), deadline)
-                fragment = Fragment([_pack(count, core.id, PART, 0), view[pos : pos + count]])
                 with link.lock:
-                    if link.closed is not None:
-                        raise link.lost()
-                    link.bulk.append(fragment)
-                _write_fragment(link, fragment, core, deadline)
-                pos += count
+                    fragment = waiter = None
+                    if _has_credit(link, core, 1):
+                        count = min(core.credit, FRAGMENT, size - pos)
+                        fragment = Fragment([_pack(count, core.id, PART, 0), view[pos : pos + count]], core)
+                        core.credit -= count
+                        link.bulk.append(fragment)
+                    else:
+                        waiter = core.add_sender()
+                if fragment is None:
+                    _wait_credit(link, core, waiter, deadline)
+                else:
+                    _write_fragment(link, fragment, core, deadline)
+                    pos += count
         complete = True
     finally:
-        with link.lock:
-            core.sending_large = False
-            if announced and not complete and link.closed is None and can_send(core):
-                link.out.append(_pack(0, core.id, ABORT, 0))
-            core.wake_senders()
-        link.flush()
+        if mine:
+            core.sending_large = ABORT_DUE if announced and not complete else 0
+            with link.lock:
+                core.wake_senders()
+            link.settle(core)
+    return True
+
+
+def _has_credit(link: Link, core: ChannelCore, least: int) -> bool:
+    if link.closed is not None:
+        raise link.lost()
+    if not can_send(core):
+        raise core.send_error()
+    return bool(core.credit >= least)
 
 
 def _write_fragment(link: Link, fragment: Fragment, core: ChannelCore, deadline: float | None) -> None:
@@ -107,36 +129,16 @@ def _write_fragment(link: Link, fragment: Fragment, core: ChannelCore, deadline:
                 raise link.lost()
             return
         if not fragment.wait(deadline):
-            with link.lock:
-                if fragment in link.bulk:
-                    # not a byte of it is written: take it back, with its credit
-                    link.bulk.remove(fragment)
-                    core.credit += len(fragment.buffers[1])
-                elif not fragment.done:
-                    fragment.own()
             raise TimeoutError(
                 "channel %d of gateway %s: the item was not sent in time; the worker does not read"
                 % (core.id, link.gateway.id)
             )
 
 
-def _take_credit(link: Link, core: ChannelCore, least: int, most: int, deadline: float | None) -> int:
-    """Wait for credit and take it. Returns how much, between ``least`` and ``most``."""
-    while True:
+def _wait_credit(link: Link, core: ChannelCore, waiter: Any, deadline: float | None) -> None:
+    if not link.wait(waiter, deadline):
         with link.lock:
-            if link.closed is not None:
-                raise link.lost()
-            if not can_send(core):
-                raise core.send_error()
-            if core.credit >= least:
-                count = min(core.credit, most)
-                core.credit -= count
-                return count
-            waiter = core.add_sender()
-        if not link.wait(waiter, deadline):
-            with link.lock:
-                core.remove_sender(waiter)
-            raise TimeoutError(
-                "channel %d of gateway %s: no credit in time; the other end does not receive"
-                % (core.id, link.gateway.id)
-            )
+            core.remove_sender(waiter)
+        raise TimeoutError(
+            "channel %d of gateway %s: no credit in time; the other end does not receive" % (core.id, link.gateway.id)
+        )

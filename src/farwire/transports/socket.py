@@ -260,7 +260,8 @@ class TlsFilter:
         self._incoming = stream.incoming
         self._outgoing = stream.outgoing
         self._lock = allocate_lock()  # one thread reads, another writes, and neither waits while it holds this
-        self._rest = b""  # encrypted, not taken by the link yet
+        self._taken: list[bytes] = []  # encrypted,
+        self._rest = b""  # not taken by the link yet
         self._asked = False  # the link below will call _writable
         self._callback: Callable[[], None] | None = None
         self._sink: Sink | None = None
@@ -296,8 +297,8 @@ class TlsFilter:
             sink(core, ENDED, b"")
             core.handle().close()
 
-    def write(self, buffers: Sequence[bytes | memoryview]) -> int:
-        """Encrypt as much as the link below takes soon."""
+    def write(self, buffers: Sequence[bytes | memoryview], results: list[int]) -> int:
+        """Encrypt as much as the link below takes soon. Returns the count; ``results`` as ``Link.raw_write`` says."""
         total = 0
         with self._lock:
             if not self._transmit():
@@ -305,7 +306,8 @@ class TlsFilter:
             for buffer in buffers:
                 view = memoryview(buffer)
                 while view:
-                    count = self._tls.write(view[:16384])
+                    results += map(self._tls.write, (view[:16384],))
+                    count = results[-1]
                     total += count
                     view = view[count:]
                     if not self._transmit():
@@ -322,7 +324,10 @@ class TlsFilter:
 
     def _transmit(self) -> bool:
         """Hand over what is encrypted; whether that was all. If not, the link below calls when it takes more."""
-        self._rest += self._outgoing.read()
+        # In one step, as what is read is gone from there: a signal may raise after any call.
+        self._taken += map(self._outgoing.read, (1 << 20,))
+        self._rest += b"".join(self._taken)
+        del self._taken[:]
         while self._rest:
             count = self._stream.write([self._rest])
             self._rest = self._rest[count:]

@@ -103,13 +103,16 @@ class RelayedStream:
         self.core = source.core
         self.closed = False
 
-    def write(self, buffers: Sequence[bytes | memoryview]) -> int:
-        """Hand bytes to the link below, as many as its credit and queue take."""
+    def write(self, buffers: Sequence[bytes | memoryview], results: list[int] | None = None) -> int:
+        """Hand bytes to the link below, as many as its credit and queue take. Returns the count.
+
+        ``results`` gets the counts of which it is the sum one by one, as ``raw_write`` says.
+        """
         total = 0
         for buffer in buffers:
             view = memoryview(buffer)
             while view:
-                count = self.link.raw_write(self.core, view)
+                count = self.link.raw_write(self.core, view, results=results)
                 if not count:
                     return total
                 total += count

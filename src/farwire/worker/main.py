@@ -11,6 +11,7 @@ import sys
 from _thread import get_ident
 from time import monotonic
 
+from ..protocol.errors import ProtocolError
 from ..protocol.frames import (
     EXEC,
     GOODBYE,
@@ -73,6 +74,7 @@ class Worker:
         self.pet_w = pet_w
         self.stdout_r = stdout_r
         self.stdout: Forwarder | None = None
+        self.stdout_waits = False
         self.reactor = Reactor("farwire-io")
         self.gateway = WorkerGateway(self, config["id"] + "-worker")
         self.link = Link(
@@ -139,7 +141,10 @@ class Worker:
     def _stdout_readable(self, events: int) -> None:
         """For the first time: most workers never print."""
         self.reactor.unregister(self.stdout_r)
-        self._forwarder().forward()
+        if self.config["importer"].later:
+            self.stdout_waits = True  # the forwarder comes with the MODULES
+        else:
+            self._forwarder().forward()
 
     def _forwarder(self) -> Forwarder:
         if self.stdout is None:
@@ -162,6 +167,8 @@ class Worker:
                 self.tasks.add(id, code, payload)
         elif kind == MODULES:
             self.config["importer"].add(payload)
+            if self.stdout_waits:
+                self.reactor.call(lambda: self._forwarder().forward())
         elif kind == REQUEST:
             self._answer(id, code)
         elif kind == SIGNAL:
@@ -200,6 +207,8 @@ class Worker:
 
     def link_ended(self, link: Link, error: BaseException) -> None:
         """The controller is gone: so are we, at once. The guard sees to children, and to us should this hang."""
+        if isinstance(error, ProtocolError):
+            os.write(2, ("farwire: %s\n" % error).encode("utf-8", "replace"))
         os._exit(0 if self.leaving else 1)
 
     def link_noise(self, link: Link) -> None:
@@ -240,10 +249,14 @@ class Worker:
 
         def drain() -> None:
             # until the pipe is empty, not until its end: grandchildren may hold it open
-            stdout = self._forwarder() if self.stdout_r >= 0 else None
             if monotonic() > deadline or link.closed is not None:
                 done.release()
-            elif link.out or link.bulk or link.pending or link.writing or (stdout is not None and stdout.busy):
+                return
+            if self.config["importer"].later:
+                self.reactor.later(0.002, drain)
+                return
+            stdout = self._forwarder() if self.stdout_r >= 0 else None
+            if link.out or link.bulk or link.pending or link.writing or (stdout is not None and stdout.busy):
                 link.flush()
                 self.reactor.later(0.002, drain)
             elif stdout is not None and stdout.available():
