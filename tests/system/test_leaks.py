@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 import farwire
@@ -29,6 +31,10 @@ def one_cycle(group: farwire.Group, number: int) -> None:
 @pytest.mark.timeout(300)
 def test_cycles(group: farwire.Group) -> None:
     one_cycle(group, 0)  # starts what the process keeps: its reactor and its output thread
+    # The thread of the callback ends on its own when it has delivered the last; it is not of what is kept.
+    wait_for(
+        lambda: not any("callbacks" in thread.name for thread in threading.enumerate()), "the first cycle's threads end"
+    )
     leaks = Leaks()
     for number in range(CYCLES):
         one_cycle(group, number)

@@ -116,7 +116,9 @@ def of_signal(error: BaseException) -> bool:
             handler = _signal.getsignal(number)
         except (OSError, ValueError):
             continue
-        codes.add(getattr(handler, "__code__", None) or getattr(getattr(type(handler), "__call__", None), "__code__", None))
+        if not hasattr(handler, "__code__"):
+            handler = getattr(type(handler), "__call__", None)  # noqa: B004 - its code is wanted, not whether it can be called
+        codes.add(getattr(handler, "__code__", None))
     codes.discard(None)
     tb = error.__traceback__
     while tb is not None and codes:

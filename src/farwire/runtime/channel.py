@@ -342,7 +342,11 @@ class Channel:
                             raise
                     return
         try:
-            if type(payload) is bytes and ATOMIC_MAX < len(payload) <= INLINE_MAX and link.send_small(core, code, payload):
+            if (
+                type(payload) is bytes
+                and ATOMIC_MAX < len(payload) <= INLINE_MAX
+                and link.send_small(core, code, payload)
+            ):
                 return
             from .sending import send_waiting
 

@@ -855,7 +855,15 @@ class Link:
         if core is not None and core.sending_large != ABORT_DUE:
             core = None
         while link is not None:
-            if link.out or link.bulk or link.pending or link.inbox or link.passive or link.flush_asked or core is not None:
+            if (
+                link.out
+                or link.bulk
+                or link.pending
+                or link.inbox
+                or link.passive
+                or link.flush_asked
+                or core is not None
+            ):
                 link.reactor.call(partial(link._recover, core))
                 core = None
             link = link.parent

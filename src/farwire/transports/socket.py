@@ -359,9 +359,9 @@ class TlsRelayedStream(RelayedStream):
         super().__init__(source)
         self.input = tls
 
-    def write(self, buffers: Sequence[bytes | memoryview]) -> int:
+    def write(self, buffers: Sequence[bytes | memoryview], results: list[int] | None = None) -> int:
         """As ``RelayedStream.write``."""
-        count: int = self.input.write(buffers)
+        count: int = self.input.write(buffers, [] if results is None else results)
         return count
 
     def wait_writable(self, callback: Callable[[], None]) -> bool:
