@@ -122,9 +122,16 @@ def _private_memory(size: int) -> Any:
     """Pages that a forked child does not share."""
     import mmap
 
-    if hasattr(mmap, "MAP_PRIVATE"):
-        return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return mmap.mmap(-1, size)
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, size)
+    memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(memory, "madvise") and hasattr(mmap, "MADV_HUGEPAGE"):
+        # As NumPy does for arrays of its own: filling pages of 4 kB for the first time takes longer than the transfer.
+        try:
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:  # a kernel without
+            pass
+    return memory
 
 
 class ChannelState:
@@ -217,7 +224,7 @@ class Connection:
         self._rest = b""  # the beginning of a frame that is not complete,
         self._gathered = bytearray()  # what came after it, when it came in small pieces,
         self._missing = 0  # and how many bytes more it takes to go on
-        self._part: Any = None  # the channel whose PART is being filled,
+        self.part: Any = None  # the channel whose PART is being filled,
         self._part_left = 0  # and how many bytes of that frame are to come
         self.control: Any = make_channel(0, peer_window, window)
         self.channels[0] = self.control
@@ -374,11 +381,14 @@ class Connection:
         )
 
     def whole_raw(self, data: bytes) -> Any:
-        """The channel of this chunk, if it is exactly one RAW frame with nothing before it; then it counts as received."""
-        if len(data) < HEADER_SIZE or self.unfinished:
+        """The channel of this chunk, if it is exactly one RAW frame with nothing before it; then it counts as received.
+
+        Needs no lock: what it looks at, ``received`` included, changes in the reading thread only.
+        """
+        if len(data) < HEADER_SIZE or data[8] != RAW or self.unfinished:
             return None
-        length, id, kind, _ = _unpack(data)
-        if kind != RAW or length + HEADER_SIZE != len(data):
+        length, id, _, _ = _unpack(data)
+        if length + HEADER_SIZE != len(data):
             return None
         channel = self.channels.get(id)
         if channel is None or channel.state != OPEN or channel.received + length - channel.granted > channel.window:
@@ -387,10 +397,10 @@ class Connection:
         return channel
 
     def buffer(self) -> memoryview | None:
-        """Where the next bytes belong, if they are the rest of a part of a large item: read straight into it."""
-        if self._part is None:
+        """Where the next bytes belong, if they are the rest of ``part``, of a large item: read straight into it."""
+        if self.part is None:
             return None
-        large: Any = self._part.large
+        large: Any = self.part.large
         if large is None:  # closed meanwhile, perhaps since this was last asked: the rest is read and dropped
             return memoryview(bytearray(min(self._part_left, 65536)))
         space: memoryview = large.space(self._part_left)
@@ -398,11 +408,11 @@ class Connection:
 
     def buffer_filled(self, count: int) -> None:
         """So many bytes were read into ``buffer()``."""
-        if self._part.large is not None:
-            self._part_arrived(self._part, count)
+        if self.part.large is not None:
+            self._part_arrived(self.part, count)
         self._part_left -= count
         if not self._part_left:
-            self._part = None
+            self.part = None
             self.unfinished = False
 
     def receive_data(self, data: bytes) -> None:
@@ -421,13 +431,13 @@ class Connection:
             if self._guarded:
                 self._guard(data)
             pos = 0
-            if self._part is not None:
+            if self.part is not None:
                 pos = min(self._part_left, len(data))
-                self._part_bytes(self._part, data, 0, pos)
+                self._part_bytes(self.part, data, 0, pos)
                 self._part_left -= pos
                 if self._part_left:
                     return
-                self._part = None
+                self.part = None
                 self.unfinished = False
             elif self._rest:
                 if len(data) < self._missing:
@@ -501,7 +511,7 @@ class Connection:
                         self._part_bytes(channel, data, start, start + have)
                     pos = start + have
                     if have < length:
-                        self._part = channel if channel is not None else _NOBODY
+                        self.part = channel if channel is not None else _NOBODY
                         self._part_left = length - have
                         self.unfinished = True
                         return

@@ -313,7 +313,10 @@ class Channel:
                                 link.out.append(frame)
                     if mine:
                         try:
-                            write(link.stream.write_fd, frame)
+                            if link.parent is None:
+                                write(link.stream.write_fd, frame)
+                            else:
+                                link.write_relayed(frame)
                         except BlockingIOError:
                             link.pending = [[frame], []]
                         except OSError as exc:

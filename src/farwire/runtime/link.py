@@ -28,6 +28,7 @@ from __future__ import annotations
 import os
 from _collections import deque
 from _thread import allocate_lock
+from os import read, write
 from time import monotonic
 
 from ..protocol.codec import Decoder, Encoder
@@ -51,6 +52,7 @@ from ..protocol.frames import (
     RAW,
     WINDOW,
 )
+from ..protocol.state import OPEN
 from .channel import ABORT_DUE, ATOMIC_MAX, BURST, GATHER, Channel, ChannelCore
 from .reactor import POLLERR, POLLHUP, POLLIN, POLLOUT, READABLE, poll
 from .stream import readv, writev
@@ -142,11 +144,12 @@ class Link:
         self.drain_waiters: list[Callable[[], None]] = []
         # The channels of the links below that carry this one, from the root up.
         self.path: list[ChannelCore] = [] if parent is None else [*parent.path, stream.core]
-        self.atomic = parent is None and stream.atomic != 0  # a small frame is written in one indivisible system call
+        # A small frame is written in one indivisible system call.
+        self.atomic: bool = stream.atomic != 0 if parent is None else parent.atomic
         if parent is None:
             # Taken one at a time in a for statement, which stores what was read before a signal can raise; at the end of file
             # it is exhausted.
-            self.reads = iter(partial(os.read, stream.read_fd, READ_SIZE), b"")
+            self.reads = iter(partial(read, stream.read_fd, READ_SIZE), b"")
             self._leader_wake_r, self._leader_wake_w = os.pipe()
             os.set_blocking(self._leader_wake_r, False)
             os.set_blocking(self._leader_wake_w, False)
@@ -483,14 +486,19 @@ class Link:
                 frame = _pack(count, core.id, RAW, code) + data
                 size = [count]
                 core.credit -= count
-                if self.atomic and count <= ATOMIC_MAX and not (self.out or self.writing or self.pending):
+                if (
+                    self.atomic
+                    and self.parent is None
+                    and count <= ATOMIC_MAX
+                    and not (self.out or self.writing or self.pending)
+                ):
                     self.writing = mine = True
                 else:
                     self.out += [frame]
                     results += size
             if mine:
                 try:
-                    results += map(_less_header, map(os.write, (self.stream.write_fd,), (frame,)), (HEADER_SIZE,))
+                    results += map(_less_header, map(write, (self.stream.write_fd,), (frame,)), (HEADER_SIZE,))
                 except BlockingIOError:
                     self.pending = [[frame], []]
                     results += size
@@ -504,6 +512,40 @@ class Link:
         if self.out or self.bulk or self.pending:
             self.flush()
         return count
+
+    def raw_forward(self, core: ChannelCore, data: bytes) -> None:
+        """``raw_write`` on a root link, in the reactor's thread, where no signal raises, and for no more bytes than the credit."""
+        with self.lock:
+            mine = (
+                self.atomic
+                and len(data) <= ATOMIC_MAX
+                and core.state == OPEN
+                and not (self.out or self.writing or self.pending or self.closed)
+            )
+            if mine:
+                core.credit -= len(data)
+                self.writing = True
+        if not mine:
+            self.raw_write(core, data, 0, True)
+            return
+        frame = _pack(len(data), core.id, RAW, 0) + data
+        try:
+            write(self.stream.write_fd, frame)
+        except BlockingIOError:
+            self.pending = [[frame], []]
+        except OSError:  # the reader reports the end, with the reason
+            pass
+        self.writing = False
+        if self.out or self.bulk or self.pending:
+            self.flush()
+
+    def write_relayed(self, frame: bytes) -> None:
+        """Hand a frame to the link below, by the holder of the writer role, with nothing pending; what it does not take is."""
+        results: list[int] = []
+        self.pending = [[frame], results]
+        self.stream.write((frame,), results)
+        if results == [len(frame)]:
+            self.pending = ()
 
     # -- reading ----------------------------------------------------------------------------------------------
 
@@ -569,8 +611,10 @@ class Link:
         if not inbox:
             if not self.must_poll and self._leads_polled != self.leads and not self._read_poll.poll(0):
                 return  # a leader was faster since the reactor looked, and a read would block
-            view = self.connection.buffer() if not self.marker else None
             try:
+                view = None
+                if self.connection.part is not None and not self.marker:
+                    view = self.connection.buffer()
                 if view is not None:
                     # The rest of the part, straight to its place, and the header after it, which then tells the next place.
                     count = readv(self.stream.read_fd, [view, self._scratch])
@@ -585,13 +629,17 @@ class Link:
                         return
                     data = b""
                 else:
-                    data = os.read(self.stream.read_fd, READ_SIZE)
+                    data = read(self.stream.read_fd, READ_SIZE)
             except BlockingIOError:  # a socket, and a leader was faster
                 return
             except OSError as error:
                 self.end_of_stream(error)
                 return
-            inbox.append(data)
+            if data:
+                self.feed(data)
+            else:
+                self.end_of_stream(None)
+            return
         while inbox:
             data = inbox.pop(0)
             if not data:
@@ -615,18 +663,10 @@ class Link:
             if not data:
                 return
         error = None
-        with self.lock:
-            if self.closed is not None:
-                return
-            core = self.connection.whole_raw(data)
-            sink = None if core is None else core.sink
-            if core is not None and sink is None:
-                core.consumed += len(data) - HEADER_SIZE
-                self.connection.grant(core)
+        # The short cut of a relay: one piece of a relayed link. Without the lock: what it looks at belongs to the reader role.
+        core = self.connection.whole_raw(data)
         if core is not None:
-            # the short cut of a relay: one piece of a relayed link
-            if sink is not None:
-                sink(core, data[9], data[HEADER_SIZE:])
+            self._raw_arrived(core, data[9], data[HEADER_SIZE:])
             if self.out:
                 self.flush()
             return
@@ -832,7 +872,7 @@ class Link:
         fd = root._leader_wake_w
         if fd >= 0 and root.reading:
             try:
-                os.write(fd, b"w")
+                write(fd, b"w")
             except BlockingIOError:  # it will wake
                 pass
             if root.closed is None and not root.must_poll:
@@ -841,7 +881,7 @@ class Link:
     def drain_wake(self) -> None:
         """A leader was woken for nothing that can be read."""
         try:
-            os.read(self._leader_wake_r, 4096)
+            read(self._leader_wake_r, 4096)
         except BlockingIOError:  # another leader took the byte
             pass
 

@@ -166,7 +166,7 @@ class Reactor:
                     calls.popleft()()
                 except BaseException:  # noqa: BLE001 - a handler's bug is reported, the others go on
                     self._report()
-            if timers:
+            if timers and timers[0][0] <= monotonic():
                 from heapq import heappop
 
                 now = monotonic()

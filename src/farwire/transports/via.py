@@ -110,13 +110,13 @@ class RelayedStream:
         """
         total = 0
         for buffer in buffers:
-            view = memoryview(buffer)
-            while view:
-                count = self.link.raw_write(self.core, view, results=results)
+            data = buffer
+            while (count := self.link.raw_write(self.core, data, results=results)) < len(data):
                 if not count:
                     return total
                 total += count
-                view = view[count:]
+                data = memoryview(data)[count:]
+            total += count
         return total
 
     def wait_writable(self, callback: Callable[[], None]) -> bool:

@@ -7,8 +7,9 @@
 
 Or, with two connections to a socket server in the place of the command: its stderr is then written to as well, for the handshake.
 
-Everything runs in the reactor or in the thread that reads the link, and never blocks (connecting does, in a thread of its own). What
-came for the command and its pipe does not take waits here; it counts as consumed when written, so at most the channel's window waits.
+Everything runs in the reactor's thread and never blocks (connecting does, in a thread of its own): RAW frames are always fed
+there, see ``runtime.link``. What came for the command and its pipe does not take waits here; it counts as consumed when
+written, so at most the channel's window waits.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from __future__ import annotations
 import os
 import sys
 from _collections import deque
-from _thread import allocate_lock, start_new_thread
+from _thread import start_new_thread
+from functools import partial
+from os import read, write
 
 from ..runtime.channel import ENDED
 from ..runtime.reactor import POLLIN, POLLOUT
@@ -57,43 +60,45 @@ def start_service(worker: Worker, core: Any, payload: bytes) -> None:
 class Inlet:
     """What the controller sends on a channel, on its way into a descriptor."""
 
-    def __init__(self, relay: Relay, core: Any) -> None:
+    def __init__(self, relay: Relay, core: Any, ended: Any) -> None:
         self.reactor = relay.reactor
         self.link = relay.link
         self.core = core
+        self.ended = ended
+        core.sink = self.put
         self.fd = -1
         self.held: deque[memoryview] = deque()
-        self.lock = allocate_lock()  # for a moment: the descriptor is not closed while somebody writes
 
     def open(self, fd: int) -> None:
         """Where it goes; the descriptor is ours. What came before waits here."""
         self.fd = fd
         self.reactor.call(self._poll)
 
-    def put(self, data: bytes) -> None:
-        """In the thread that reads the link."""
-        rest = memoryview(data)
+    def put(self, core: Any, code: int, data: bytes) -> None:
+        """Pass on what came: the sink of its channel."""
+        if code == ENDED:
+            self.reactor.call(self.ended)
+            return
+        count = 0
         if not self.held and self.fd >= 0:
-            rest = rest[self._write(rest) :]
-        if rest:
-            self.held.append(rest)
-            self.reactor.call(self._poll)
+            count = self._write(data)
+            if count == len(data):
+                return
+        self.held.append(memoryview(data)[count:])
+        self._poll()
 
-    def _write(self, data: memoryview) -> int:
-        with self.lock:
-            try:
-                count = os.write(self.fd, data) if self.fd >= 0 else len(data)
-            except BlockingIOError:
-                return 0
-            except OSError:  # it ended: its output tells
-                count = len(data)
-        link = self.link
-        with link.lock:
-            self.core.consumed += count
-            if link.closed is None:
-                link.connection.grant(self.core)
-        if link.out:
-            link.flush()
+    def _write(self, data: bytes | memoryview) -> int:
+        try:
+            count = write(self.fd, data)
+        except BlockingIOError:
+            return 0
+        except OSError:  # it ended: its output tells
+            count = len(data)
+        core = self.core
+        core.consumed += count
+        if (core.consumed - core.granted) * 2 >= core.window:
+            self.link.consumed(core, 0)
+            self.link.flush()
         return count
 
     def _poll(self) -> None:
@@ -114,9 +119,8 @@ class Inlet:
         """In the reactor's thread."""
         if self.fd >= 0:
             self.reactor.unregister(self.fd)
-            with self.lock:
-                os.close(self.fd)
-                self.fd = -1
+            os.close(self.fd)
+            self.fd = -1
 
 
 class Relay:
@@ -129,11 +133,9 @@ class Relay:
         self.core = core
         self.stderr = stderr
         self.process: Any = None
-        self.inlets = [Inlet(self, core), Inlet(self, stderr)]
+        self.inlets = [Inlet(self, core, self.finish), Inlet(self, stderr, bool)]
         self.outs: dict[int, Any] = {}  # our read end -> channel
         self.ended = False
-        core.sink = self._from_controller
-        stderr.sink = self._to_stderr
 
     def run(self, request: dict[str, Any]) -> None:
         """Start a command."""
@@ -230,19 +232,17 @@ class Relay:
 
     def _start(self) -> None:
         for fd in self.outs:
-            self.reactor.register(fd, self._reader(fd), POLLIN)
-
-    def _reader(self, fd: int) -> Any:
-        return lambda events: self._readable(fd)
+            self.reactor.register(fd, partial(self._readable, fd), POLLIN)
 
     # -- towards the controller -----------------------------------------------------------------------------------
 
-    def _readable(self, fd: int) -> None:
+    def _readable(self, fd: int, events: int = 0) -> None:
         core = self.outs.get(fd)
         if core is None:
             return
         link = self.link
-        room = min(core.credit, READ_SIZE)
+        room = core.credit
+        room = min(room, READ_SIZE)
         if room <= 0 or len(link.out) > 64:
             self.reactor.unregister(fd)
             if room > 0:
@@ -250,7 +250,7 @@ class Relay:
                 link.flush()
             return
         try:
-            data = os.read(fd, room)
+            data = read(fd, room)
         except BlockingIOError:
             return
         except OSError:  # a connection that was reset
@@ -259,7 +259,7 @@ class Relay:
             self._closed(fd)
             return
         try:
-            link.raw_write(core, data, 0, True)
+            link.raw_forward(core, data)
         except OSError:  # the controller closed the channel: _from_controller gets to know
             self.reactor.unregister(fd)
 
@@ -269,7 +269,7 @@ class Relay:
     def _register(self) -> None:
         for fd, core in self.outs.items():
             if core.credit > 0:
-                self.reactor.register(fd, self._reader(fd), POLLIN)
+                self.reactor.register(fd, partial(self._readable, fd), POLLIN)
 
     def _closed(self, fd: int) -> None:
         core = self.outs.pop(fd)
@@ -313,18 +313,6 @@ class Relay:
                     link.connection.send_close(core)
         link.flush()
         self.core.service = self.stderr.service = None
-
-    # -- from the controller --------------------------------------------------------------------------------------
-
-    def _from_controller(self, core: Any, code: int, data: bytes) -> None:
-        if code == ENDED:
-            self.reactor.call(self.finish)
-        else:
-            self.inlets[0].put(data)
-
-    def _to_stderr(self, core: Any, code: int, data: bytes) -> None:
-        if code != ENDED:
-            self.inlets[1].put(data)
 
     def _end_process(self) -> None:
         """Kill what is left of the process's session, close our ends."""
