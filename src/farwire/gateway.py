@@ -11,8 +11,8 @@ end waits for stderr and the process (``REPORT_TIME`` at most) before anybody is
 from __future__ import annotations
 
 import os
-import threading
-import weakref
+from _thread import allocate_lock
+from _weakrefset import WeakSet  # weakref and threading would cost the import of farwire half as much again
 from time import monotonic
 
 from .errors import GatewayLost, StartError, TimeoutError
@@ -64,13 +64,15 @@ REPORT_MAX = 2 << 20
 
 _reactor: Reactor | None = None
 _pump: OutputPump | None = None
-_gateways: weakref.WeakSet[Gateway] = weakref.WeakSet()
-_process_lock = threading.Lock()
+_gateways: WeakSet[Gateway] = WeakSet()
+_process_lock = allocate_lock()
 
 
 def the_reactor() -> Reactor:
     """The process's background thread for all gateways, started with the first."""
     global _reactor
+    import threading
+
     with _process_lock:
         if _reactor is None or _reactor.stopped:
             remember_main_thread(threading.main_thread().ident or 0)
@@ -102,7 +104,7 @@ def stop_threads(timeout: float) -> None:
 def _after_fork() -> None:
     """In a forked child the gateways belong to the parent: let go of descriptors without a word to the workers."""
     global _reactor, _pump, _process_lock
-    _process_lock = threading.Lock()
+    _process_lock = allocate_lock()
     for gateway in list(_gateways):
         gateway._abandon()
     _gateways.clear()
@@ -148,7 +150,7 @@ class Gateway:
         self._boot = boot
         self._process = started.process
         self._output = output
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._state = "starting"
         self._ready = _Event()
         self._closed = _Event()
@@ -766,7 +768,7 @@ class Gateway:
 
     def _abandon(self) -> None:
         self._state = "closed"
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._closed = _Event()
         self._ready = _Event()
         self._closed.set()
@@ -797,7 +799,7 @@ class _Event:
                     pass
 
     def wait(self, timeout: float | None = None) -> bool:
-        waiter = threading.Lock()
+        waiter = allocate_lock()
         waiter.acquire()
         self._waiters.append(waiter)
         try:

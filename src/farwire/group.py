@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import threading
-import weakref
+from _thread import allocate_lock
+from _weakrefset import WeakSet
 
 from .errors import SpecError, StartError, StartErrors
 from .gateway import START_TIMEOUT, Gateway, exit_gateways, stop_threads
@@ -28,7 +28,7 @@ OPEN_AT_ONCE = 8
 
 on_unknown_key(register_keys)
 
-_groups: weakref.WeakSet[Group] = weakref.WeakSet()
+_groups: WeakSet[Group] = WeakSet()
 
 
 class Group:
@@ -48,7 +48,7 @@ class Group:
 
     def __init__(self, xspecs: Iterable[str | XSpec] = (), *, output: Output = None) -> None:
         self.output = output
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._members: list[Gateway] = []
         self._hidden: list[Gateway] = []
         self._ids: set[str] = set()

@@ -16,8 +16,8 @@ import importlib.util
 import marshal
 import pkgutil
 import sys
-import threading
 import zlib
+from _thread import allocate_lock
 
 from .blank import blank, squeeze
 
@@ -55,7 +55,7 @@ _ROOT = __name__.rpartition(".bootstrap.")[0]
 # is built in; json or ast would cost every worker milliseconds.
 _MARSHAL_VERSION = 2
 
-_lock = threading.Lock()
+_lock = allocate_lock()
 _made: dict[str, bytes] = {}
 
 
