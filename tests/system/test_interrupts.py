@@ -13,21 +13,23 @@ import servers
 from processes import SOURCE, TOKEN, Controller, eventually
 
 WAITING = """
-import farwire, sys
+import farwire, os, signal, sys
 gateway = farwire.makegateway("popen")
 echo = gateway.remote_exec("for item in channel: channel.send(item)")
 echo.send(1)
 echo.receive()
 silent = gateway.remote_exec("channel.receive()")
-sys.stdout.write(f"{gateway._process.worker_pid}\\n")
-sys.stdout.flush()
 try:
+    sys.stdout.write(f"{gateway._process.worker_pid}\\n")
+    sys.stdout.flush()
     {wait}
 except KeyboardInterrupt:
     pass
+os.kill(gateway._process.worker_pid, signal.SIGCONT)
 echo.send("still here")
 print(echo.receive(timeout=5), gateway.info().pid, flush=True)
-print(gateway.remote_exec("import signal; channel.send(str(signal.getsignal(signal.SIGINT)))").receive(timeout=5), flush=True)
+text = "import signal; channel.send(str(signal.getsignal(signal.SIGINT)))"
+print(gateway.remote_exec(text).receive(timeout=5), flush=True)
 """
 WAITS = {
     "receive": "silent.receive()",
@@ -36,7 +38,8 @@ WAITS = {
     "waitclose": "silent.waitclose()",
     "send": "while True: silent.send(bytes(10_000))",
     "send of a large item": "silent.send(bytes(50_000_000))",
-    "info": "gateway.remote_exec('sum(range(10**9))'); gateway.remote_exec('sum(range(10**9))'); [gateway.info(100) for i in range(10**6)]",
+    "info": "while True: gateway.info()",
+    "info of a stopped worker": "os.kill(gateway._process.worker_pid, signal.SIGSTOP); gateway.info(100)",
     "python": "while True: pass",
 }
 
@@ -108,7 +111,7 @@ def test_ctrl_c_while_a_gateway_starts() -> None:
         group = farwire.Group()
         print(1, flush=True)
         try:
-            group.makegateway("cmd=sleep 1000")
+            group.makegateway("cmd=sh -c 'exec sleep 1000'")
         except KeyboardInterrupt:
             print("interrupted", len(group), flush=True)
         input()
@@ -127,7 +130,7 @@ def test_ctrl_c_while_many_gateways_start() -> None:
         group = farwire.Group()
         print(1, flush=True)
         try:
-            group.makegateways(["5*cmd=sleep 1000", "3*popen"])
+            group.makegateways(["5*cmd=sh -c 'exec sleep 1000'", "3*popen"])
         except KeyboardInterrupt:
             group.terminate()
             print("interrupted", len(group), flush=True)
