@@ -453,33 +453,32 @@ class Gateway:
         pump.start_early()
         return pump
 
-    def _emit(self, stream: str, data: bytes, done: Callable[[], None] | None = None) -> None:
+    def _emit(self, stream: str, data: bytes, written: Callable[[int], None] | None = None) -> None:
         if self.spec.stdio == "none":
-            if done is not None:
-                done()
+            if written is not None:
+                written(len(data))
             return
         output = self._output
         if self.spec.stdio == "inherit" and output is None:
             output = _write_inherited
-        the_pump().put(output, self.id, stream, data, done)
+        the_pump().put(output, self.id, stream, data, written)
 
     def _stdout(self, core: Any, code: int, data: bytes) -> None:
         """A RAW frame on channel 0; its credit goes back when it is written."""
         if code == ENDED:
             return
+        self._stdout_count += len(data)
+        self._emit("stdout" if code == STDOUT else "stderr", data, self._stdout_written)
+
+    def _stdout_written(self, count: int) -> None:
         link = self._link
-        size = len(data)
-        self._stdout_count += size
-
-        def done() -> None:
-            with link.lock:
-                core.consumed += size
-                if link.closed is None:
-                    link.connection.grant(core)
-            if link.out:
-                link.flush()
-
-        self._emit("stdout" if code == STDOUT else "stderr", data, done)
+        core = link.connection.control
+        with link.lock:
+            core.consumed += count
+            if link.closed is None:
+                link.connection.grant(core)
+        if link.out:
+            link.flush()
 
     def _register_stderr(self) -> None:
         if self._stderr_open:
@@ -488,8 +487,9 @@ class Gateway:
     def _stderr_readable(self, events: int) -> None:
         from .output import BACKLOG
 
-        if self._stderr_backlog > BACKLOG and not self._ending:
-            self._stderr_waits = True
+        with self._lock:
+            waits = self._stderr_waits = self._stderr_backlog > BACKLOG and not self._ending
+        if waits:
             self._reactor.unregister(self._started.stderr_fd)
             return
         try:
@@ -515,16 +515,16 @@ class Gateway:
             self._stderr_held = b""
         if not data:
             return
-        size = len(data)
-        self._stderr_backlog += size
+        with self._lock:
+            self._stderr_backlog += len(data)
+        self._emit("stderr", data, self._stderr_written)
 
-        def done() -> None:
-            self._stderr_backlog -= size
-            if self._stderr_waits:
-                self._stderr_waits = False
-                self._reactor.call(self._register_stderr)
-
-        self._emit("stderr", data, done)
+    def _stderr_written(self, count: int) -> None:
+        with self._lock:
+            self._stderr_backlog -= count
+            waits, self._stderr_waits = self._stderr_waits, False
+        if waits:
+            self._reactor.call(self._register_stderr)
 
     def _close_stderr(self) -> None:
         if self._stderr_open:

@@ -20,7 +20,7 @@ from _thread import allocate_lock, start_new_thread
 
 from ..runtime.channel import ENDED
 from ..runtime.reactor import POLLIN, POLLOUT
-from ..runtime.stream import enlarge_pipe
+from ..runtime.stream import MERGED, enlarge_pipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,7 +76,11 @@ class Inlet:
         if not self.held and self.fd >= 0:
             rest = rest[self._write(rest) :]
         if rest:
-            self.held.append(rest)
+            held = self.held
+            if held and len(held[-1]) + len(rest) <= MERGED:
+                held[-1] = memoryview(b"".join((held[-1], rest)))
+            else:
+                held.append(rest)
             self.reactor.call(self._poll)
 
     def _write(self, data: memoryview) -> int:
