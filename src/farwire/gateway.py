@@ -150,8 +150,8 @@ class Gateway:
         self._output = output
         self._lock = threading.Lock()
         self._state = "starting"
-        self._ready = _Event()
-        self._closed = _Event()
+        self._ready = Event()
+        self._closed = Event()
         self._error: BaseException | None = None
         self._leaving = False
         self._ending = False
@@ -767,8 +767,8 @@ class Gateway:
     def _abandon(self) -> None:
         self._state = "closed"
         self._lock = threading.Lock()
-        self._closed = _Event()
-        self._ready = _Event()
+        self._closed = Event()
+        self._ready = Event()
         self._closed.set()
         self._ready.set()
         self._link.abandon()
@@ -777,7 +777,7 @@ class Gateway:
             os.close(self._started.stderr_fd)
 
 
-class _Event:
+class Event:
     """``threading.Event``, but a signal may raise at any point of ``wait`` without harm: that one would be left locked."""
 
     def __init__(self) -> None:
@@ -811,7 +811,7 @@ class _Event:
 class _Waiter:
     def __init__(self, what: int) -> None:
         self.what = what
-        self.event = _Event()
+        self.event = Event()
         self.answer: tuple[int, bytes] | None = None
         self.stacks: str | None = None  # from the guard, when the worker itself does not answer
 
