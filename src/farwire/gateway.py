@@ -152,8 +152,8 @@ class Gateway:
         self._output = output
         self._lock = allocate_lock()
         self._state = "starting"
-        self._ready = _Event()
-        self._closed = _Event()
+        self._ready = Event()
+        self._closed = Event()
         self._error: BaseException | None = None
         self._leaving = False
         self._ending = False
@@ -455,33 +455,32 @@ class Gateway:
         pump.start_early()
         return pump
 
-    def _emit(self, stream: str, data: bytes, done: Callable[[], None] | None = None) -> None:
+    def _emit(self, stream: str, data: bytes, written: Callable[[int], None] | None = None) -> None:
         if self.spec.stdio == "none":
-            if done is not None:
-                done()
+            if written is not None:
+                written(len(data))
             return
         output = self._output
         if self.spec.stdio == "inherit" and output is None:
             output = _write_inherited
-        the_pump().put(output, self.id, stream, data, done)
+        the_pump().put(output, self.id, stream, data, written)
 
     def _stdout(self, core: Any, code: int, data: bytes) -> None:
         """A RAW frame on channel 0; its credit goes back when it is written."""
         if code == ENDED:
             return
+        self._stdout_count += len(data)
+        self._emit("stdout" if code == STDOUT else "stderr", data, self._stdout_written)
+
+    def _stdout_written(self, count: int) -> None:
         link = self._link
-        size = len(data)
-        self._stdout_count += size
-
-        def done() -> None:
-            with link.lock:
-                core.consumed += size
-                if link.closed is None:
-                    link.connection.grant(core)
-            if link.out:
-                link.flush()
-
-        self._emit("stdout" if code == STDOUT else "stderr", data, done)
+        core = link.connection.control
+        with link.lock:
+            core.consumed += count
+            if link.closed is None:
+                link.connection.grant(core)
+        if link.out:
+            link.flush()
 
     def _register_stderr(self) -> None:
         if self._stderr_open:
@@ -490,8 +489,9 @@ class Gateway:
     def _stderr_readable(self, events: int) -> None:
         from .output import BACKLOG
 
-        if self._stderr_backlog > BACKLOG and not self._ending:
-            self._stderr_waits = True
+        with self._lock:
+            waits = self._stderr_waits = self._stderr_backlog > BACKLOG and not self._ending
+        if waits:
             self._reactor.unregister(self._started.stderr_fd)
             return
         try:
@@ -517,16 +517,16 @@ class Gateway:
             self._stderr_held = b""
         if not data:
             return
-        size = len(data)
-        self._stderr_backlog += size
+        with self._lock:
+            self._stderr_backlog += len(data)
+        self._emit("stderr", data, self._stderr_written)
 
-        def done() -> None:
-            self._stderr_backlog -= size
-            if self._stderr_waits:
-                self._stderr_waits = False
-                self._reactor.call(self._register_stderr)
-
-        self._emit("stderr", data, done)
+    def _stderr_written(self, count: int) -> None:
+        with self._lock:
+            self._stderr_backlog -= count
+            waits, self._stderr_waits = self._stderr_waits, False
+        if waits:
+            self._reactor.call(self._register_stderr)
 
     def _close_stderr(self) -> None:
         if self._stderr_open:
@@ -768,9 +768,15 @@ class Gateway:
 
     def _abandon(self) -> None:
         self._state = "closed"
+<<<<<<< HEAD
         self._lock = allocate_lock()
         self._closed = _Event()
         self._ready = _Event()
+=======
+        self._lock = threading.Lock()
+        self._closed = Event()
+        self._ready = Event()
+>>>>>>> hard
         self._closed.set()
         self._ready.set()
         self._link.abandon()
@@ -779,7 +785,7 @@ class Gateway:
             os.close(self._started.stderr_fd)
 
 
-class _Event:
+class Event:
     """``threading.Event``, but a signal may raise at any point of ``wait`` without harm: that one would be left locked."""
 
     def __init__(self) -> None:
@@ -813,7 +819,7 @@ class _Event:
 class _Waiter:
     def __init__(self, what: int) -> None:
         self.what = what
-        self.event = _Event()
+        self.event = Event()
         self.answer: tuple[int, bytes] | None = None
         self.stacks: str | None = None  # from the guard, when the worker itself does not answer
 

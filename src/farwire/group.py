@@ -7,7 +7,7 @@ from _thread import allocate_lock
 from _weakrefset import WeakSet
 
 from .errors import SpecError, StartError, StartErrors
-from .gateway import START_TIMEOUT, Gateway, exit_gateways, stop_threads
+from .gateway import START_TIMEOUT, Event, Gateway, exit_gateways, stop_threads
 from .multichannel import MultiChannel
 from .transports import find_transport, register_keys
 from .transports.base import Boot
@@ -230,6 +230,11 @@ class Group:
         hidden: bool = False,
         transport: Transport | None = None,
     ) -> Gateway:
+        return _uninterrupted(lambda: self._start_here(spec, timeout, output, hidden, transport))
+
+    def _start_here(
+        self, spec: XSpec, timeout: float | None, output: Output, hidden: bool, transport: Transport | None
+    ) -> Gateway:
         via = None
         if spec.via is not None:
             via = next((gw for gw in [*self._members, *self._hidden] if gw.id == spec.via), None)
@@ -287,6 +292,47 @@ class Group:
         with self._lock:
             gateways = [*self._members, *self._hidden]
         exit_gateways(gateways, 3.0 if timeout is None else timeout)
+
+
+def _uninterrupted(start: Callable[[], Gateway]) -> Gateway:
+    """Start a gateway in another thread than the main one.
+
+    There a signal's handler (Ctrl-C) may raise at any point, and a process that is just being started would belong to nobody. When
+    one raises while we wait, the gateway is ended, now or as soon as it is there.
+    """
+    if threading.get_ident() != threading.main_thread().ident:
+        return start()
+    outcome: list[Any] = []
+    over = Event()
+    given_up = False
+
+    def run() -> None:
+        try:
+            outcome.append(start())
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets it
+            outcome.append(error)
+        over.set()
+        if given_up:
+            end()
+
+    def end() -> None:
+        exit_gateways([each for each in outcome if isinstance(each, Gateway)], 1.0)
+
+    try:
+        threading.Thread(target=run, name="farwire-start", daemon=True).start()
+        over.wait()
+    except BaseException:
+        given_up = True
+        if over.wait(1.0):
+            end()
+        raise
+    result: Gateway | BaseException = outcome.pop()  # not kept: an error's traceback refers to all of this
+    if isinstance(result, BaseException):
+        try:
+            raise result
+        finally:
+            del result
+    return result
 
 
 def _from_home(chdir: str) -> str:

@@ -11,14 +11,31 @@ import sys
 from collections import deque
 from time import monotonic
 
+from .runtime.stream import MERGED
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeAlias
 
+    Written: TypeAlias = Callable[[int], object]
+
     Output: TypeAlias = str | Callable[[str, str, bytes], object] | Any | None
 
 BACKLOG = 256 * 1024
+
+
+class _Piece:
+    """Some output of one gateway."""
+
+    __slots__ = ("data", "gateway_id", "sink", "stream", "written")
+
+    def __init__(self, sink: Output, gateway_id: str, stream: str, data: bytes, written: Written | None) -> None:
+        self.sink = sink
+        self.gateway_id = gateway_id
+        self.stream = stream
+        self.data = data
+        self.written = written
 
 
 class OutputPump:
@@ -28,32 +45,42 @@ class OutputPump:
         import threading
 
         self._condition = threading.Condition(threading.Lock())
-        self._queue: deque[tuple[Any, str, str, bytes, Callable[[], None] | None]] = deque()
+        self._queue: deque[_Piece] = deque()
+        self._last: dict[tuple[str, str], _Piece] = {}  # gateway, stream -> the last of its pieces in the queue
         self._thread: threading.Thread | None = None
         self._unwritten: dict[str, int] = {}  # gateway -> pieces queued, or being written
         self._midline: dict[str, str] = {}  # "stdout", "stderr" -> the gateway whose unfinished line is there
         self._stopping = False
 
-    def put(self, sink: Output, gateway_id: str, stream: str, data: bytes, done: Callable[[], None] | None) -> None:
-        """Queue ``data``; ``done`` is called when it is written."""
-        import threading
-
+    def put(self, sink: Output, gateway_id: str, stream: str, data: bytes, written: Written | None) -> None:
+        """Queue ``data``; ``written(count)`` is called when so many bytes of it are written, alone or with what came after."""
         with self._condition:
-            self._queue.append((sink, gateway_id, stream, data, done))
+            last = self._last.get((gateway_id, stream))
+            if (
+                last is not None
+                and last.sink is sink
+                and last.written == written
+                and len(last.data) + len(data) <= MERGED
+            ):
+                last.data += data
+                return
+            piece = self._last[gateway_id, stream] = _Piece(sink, gateway_id, stream, data, written)
+            self._queue.append(piece)
             self._unwritten[gateway_id] = self._unwritten.get(gateway_id, 0) + 1
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="farwire-output", daemon=True)
-                self._thread.start()
+            self._start()
             self._condition.notify()
 
     def start_early(self) -> None:
         """Start the thread now: none can be started while the interpreter ends."""
+        with self._condition:
+            self._start()
+
+    def _start(self) -> None:
         import threading
 
-        with self._condition:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="farwire-output", daemon=True)
-                self._thread.start()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="farwire-output", daemon=True)
+            self._thread.start()
 
     def drain(self, gateway_ids: set[str], timeout: float) -> bool:
         """Wait until everything queued of these gateways is written. Returns False when that takes longer."""
@@ -86,15 +113,18 @@ class OutputPump:
                     if self._stopping:
                         return
                     self._condition.wait()
-                sink, gateway_id, stream, data, done = self._queue.popleft()
+                piece = self._queue.popleft()
+                gateway_id, stream = piece.gateway_id, piece.stream
+                if self._last.get((gateway_id, stream)) is piece:
+                    del self._last[gateway_id, stream]
             try:
-                self._write(sink, gateway_id, stream, data)
+                self._write(piece.sink, gateway_id, stream, piece.data)
             except BaseException as exc:  # noqa: BLE001
                 # The sink is user code or a closed file: the worker's output is lost, which is said once per piece on the
                 # last resort; raising here would end everybody's output.
                 _last_resort(f"farwire: output of {gateway_id} cannot be written: {exc!r}\n")
-            if done is not None:
-                done()
+            if piece.written is not None:
+                piece.written(len(piece.data))
             with self._condition:
                 left = self._unwritten.pop(gateway_id) - 1
                 if left:

@@ -267,7 +267,9 @@ class Channel:
             self.close()
 
     def __del__(self) -> None:
-        core = self._core
+        core = getattr(self, "_core", None)  # a signal may have raised before there was one
+        if core is None:
+            return
         if core.state < CLOSING and core.callback is None and core.sink is None and core.link.closed is None:
             core.dropped = True
             core.link.dropped.append(core)

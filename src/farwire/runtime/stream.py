@@ -14,6 +14,9 @@ ATOMIC = 4096 if os.name == "posix" and os.uname().sysname == "Linux" else 512
 IOV_MAX = 64
 F_SETPIPE_SZ = 1031
 PIPE_SIZE = 1024 * 1024
+# Small pieces of a byte stream that wait are put together up to this size: an object for each byte would take a hundred times
+# what is charged for it.
+MERGED = 4096
 
 
 class FdStream:

@@ -248,6 +248,9 @@ class _Release:
             lock.release()
 
 
+RECORD = 16384  # the largest that TLS has
+
+
 class TlsFilter:
     """TLS on a relayed connection, after the handshake: in the place of its ``RawInput``, and what ``TlsRelayedStream`` writes with."""
 
@@ -261,7 +264,8 @@ class TlsFilter:
         self._outgoing = stream.outgoing
         self._lock = allocate_lock()  # one thread reads, another writes, and neither waits while it holds this
         self._taken: list[bytes] = []  # encrypted,
-        self._rest = b""  # not taken by the link yet
+        self._rest = b""  # not taken by the link yet,
+        self._counts: list[int] = []  # but for so many of its first bytes
         self._asked = False  # the link below will call _writable
         self._callback: Callable[[], None] | None = None
         self._sink: Sink | None = None
@@ -299,6 +303,14 @@ class TlsFilter:
 
     def write(self, buffers: Sequence[bytes | memoryview], results: list[int]) -> int:
         """Encrypt as much as the link below takes soon. Returns the count; ``results`` as ``Link.raw_write`` says."""
+        try:
+            return self._write(buffers, results)
+        except BaseException:
+            # Out of a signal's handler: what is encrypted counts as written, so nobody else would see to it.
+            self.link.reactor.call(self._writable)
+            raise
+
+    def _write(self, buffers: Sequence[bytes | memoryview], results: list[int]) -> int:
         total = 0
         with self._lock:
             if not self._transmit():
@@ -306,10 +318,15 @@ class TlsFilter:
             for buffer in buffers:
                 view = memoryview(buffer)
                 while view:
-                    results += map(self._tls.write, (view[:16384],))
-                    count = results[-1]
-                    total += count
-                    view = view[count:]
+                    # All of it becomes one record. The write is Python code, in which a signal may raise when that is done.
+                    size = [min(len(view), RECORD)]
+                    try:
+                        self._tls.write(view[:RECORD])
+                    finally:
+                        if self._outgoing.pending:
+                            results += size
+                    total += size[0]
+                    view = view[RECORD:]
                     if not self._transmit():
                         return total
         return total
@@ -324,20 +341,24 @@ class TlsFilter:
 
     def _transmit(self) -> bool:
         """Hand over what is encrypted; whether that was all. If not, the link below calls when it takes more."""
-        # In one step, as what is read is gone from there: a signal may raise after any call.
+        # A signal may raise after any call. So what is read there, where it is gone then, and what the link took is stored by the
+        # C code that asks for it, and between two stores that belong together there is no call.
         self._taken += map(self._outgoing.read, (1 << 20,))
         self._rest += b"".join(self._taken)
         del self._taken[:]
-        while self._rest:
-            count = self._stream.write([self._rest])
-            self._rest = self._rest[count:]
-            if self._rest and not count:
+        while True:
+            done = sum(self._counts)
+            self._rest = self._rest[done:]
+            del self._counts[:]
+            if not self._rest:
+                return True
+            if not self._stream.write([self._rest], self._counts):
                 if self._asked:
                     return False
+                now = self._stream.wait_writable(self._writable)
                 self._asked = True
-                if not self._stream.wait_writable(self._writable):
+                if not now:
                     return False
-        return True
 
     def _writable(self) -> None:
         callback = None

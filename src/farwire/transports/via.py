@@ -13,6 +13,7 @@ from time import monotonic
 
 from ..protocol.frames import EXEC, TASK_SERVICE
 from ..runtime.channel import ENDED
+from ..runtime.stream import MERGED
 from ..starting import way_error
 from .base import Boot, Command, Started, shorten
 
@@ -46,7 +47,11 @@ class RawInput:
         with self._lock:
             sink = self._sink
             if sink is None:
-                self._held.append((code, data))
+                held = self._held
+                if held and code == held[-1][0] == 0 and len(held[-1][1]) + len(data) <= MERGED:
+                    held[-1] = (0, held[-1][1] + data)
+                else:
+                    held.append((code, data))
                 if self._waiter is not None:
                     self._waiter.release()
                     self._waiter = None

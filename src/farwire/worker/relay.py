@@ -23,7 +23,7 @@ from os import read, write
 
 from ..runtime.channel import ENDED
 from ..runtime.reactor import POLLIN, POLLOUT
-from ..runtime.stream import enlarge_pipe
+from ..runtime.stream import MERGED, enlarge_pipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,7 +84,12 @@ class Inlet:
             count = self._write(data)
             if count == len(data):
                 return
-        self.held.append(memoryview(data)[count:])
+        rest = memoryview(data)[count:]
+        held = self.held
+        if held and len(held[-1]) + len(rest) <= MERGED:
+            held[-1] = memoryview(b"".join((held[-1], rest)))
+        else:
+            held.append(rest)
         self._poll()
 
     def _write(self, data: bytes | memoryview) -> int:

@@ -270,10 +270,17 @@ def _end_forked(error: BaseException | None) -> None:
     """A child that user code forked came to the end of the task: it must not go on as a second worker."""
     import os
 
-    if error is not None:
+    status: Any = 0
+    if isinstance(error, SystemExit):  # as the interpreter does
+        status = error.code or 0
+        if not isinstance(status, int):
+            sys.stderr.write("%s\n" % (status,))
+            status = 1
+    elif error is not None:
         _print_error(error)
+        status = 1
     flush_output()
-    os._exit(0 if error is None else 1)
+    os._exit(status & 255)
 
 
 def _print_error(error: BaseException) -> None:
