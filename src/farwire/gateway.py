@@ -768,15 +768,9 @@ class Gateway:
 
     def _abandon(self) -> None:
         self._state = "closed"
-<<<<<<< HEAD
         self._lock = allocate_lock()
-        self._closed = _Event()
-        self._ready = _Event()
-=======
-        self._lock = threading.Lock()
         self._closed = Event()
         self._ready = Event()
->>>>>>> hard
         self._closed.set()
         self._ready.set()
         self._link.abandon()
