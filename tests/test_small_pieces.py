@@ -6,6 +6,7 @@ import os
 import threading
 import tracemalloc
 from types import SimpleNamespace
+from typing import Any
 
 from farwire.output import OutputPump
 from farwire.runtime.channel import ENDED
@@ -98,13 +99,13 @@ def test_what_a_relay_holds_for_a_pipe() -> None:
     """Before the command's pipe is there, and while it is full."""
     reactor = Reactor("test-reactor")
     link = FakeLink()
-    core = SimpleNamespace(consumed=0)
-    inlet = Inlet(SimpleNamespace(reactor=reactor, link=link), core)  # type: ignore[arg-type]
+    core: Any = SimpleNamespace(consumed=0, granted=0, window=8 << 20)
+    inlet = Inlet(SimpleNamespace(reactor=reactor, link=link), core, bool)  # type: ignore[arg-type]
     calls = reactor._calls
     tracemalloc.start()
     try:
         for number in range(COUNT):
-            inlet.put(b"%d" % (number % 10))
+            inlet.put(core, 0, b"%d" % (number % 10))
             calls.clear()
         held = tracemalloc.get_traced_memory()[0]
     finally:

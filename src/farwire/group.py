@@ -300,6 +300,8 @@ def _uninterrupted(start: Callable[[], Gateway]) -> Gateway:
     There a signal's handler (Ctrl-C) may raise at any point, and a process that is just being started would belong to nobody. When
     one raises while we wait, the gateway is ended, now or as soon as it is there.
     """
+    import threading
+
     if threading.get_ident() != threading.main_thread().ident:
         return start()
     outcome: list[Any] = []
