@@ -91,6 +91,7 @@ def _send_large(
             while pos < size:
                 with link.lock:
                     fragment = waiter = None
+                    count = 0
                     if _has_credit(link, core, 1):
                         count = min(core.credit, FRAGMENT, size - pos)
                         fragment = Fragment([_pack(count, core.id, PART, 0), view[pos : pos + count]], core)
