@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from _thread import get_ident
 from collections import deque
 from time import monotonic
 
@@ -84,10 +85,8 @@ class OutputPump:
 
     def drain(self, gateway_ids: set[str], timeout: float) -> bool:
         """Wait until everything queued of these gateways is written. Returns False when that takes longer."""
-        import threading
-
-        if threading.current_thread() is self._thread:
-            return False
+        if self._thread is None or get_ident() == self._thread.ident:
+            return not self._queue
         deadline = monotonic() + timeout
         with self._condition:
             while not gateway_ids.isdisjoint(self._unwritten):

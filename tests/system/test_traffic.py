@@ -300,6 +300,25 @@ class TestCallbacks:
         assert "LoadError" in capsys.readouterr().err
         assert gw.remote_exec("channel.send(1)").receive(timeout=5) == 1
 
+    def test_set_after_the_end_of_the_gateway(self, gw: farwire.Gateway) -> None:
+        """What came before is delivered, with the end, and no thread stays for it."""
+        channels = [gw.remote_exec("channel.send(1)\nchannel.send(2)") for _ in range(3)]
+        for channel in channels:
+            channel.waitclose(timeout=10)
+        gw.exit()
+        for channel in channels:
+            seen: list[object] = []
+            channel.setcallback(seen.append, endmarker=None)
+            channel.waitclose(timeout=10)
+            assert seen == [1, 2, None]
+            with pytest.raises(OSError, match="already"):
+                channel.setcallback(seen.append)
+
+        def threads() -> list[str]:
+            return [thread.name for thread in threading.enumerate() if gw.id in thread.name]
+
+        eventually(lambda: not threads(), "the callbacks' threads have ended")
+
     def test_in_the_worker_too(self, gw: farwire.Gateway) -> None:
         channel = gw.remote_exec(
             """

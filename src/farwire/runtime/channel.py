@@ -599,20 +599,27 @@ class Channel:
 
         Raises:
             OSError: the channel has a callback already.
+            RuntimeError: no thread can be started for the callbacks, as while the interpreter ends.
         """
         core = self._core
         link = core.link
-        link.need_dispatcher()
-        with link.lock:
+        while True:
             if core.callback is not None:
                 raise OSError("channel %d has a callback already" % core.id)
-            core.callback = callback
-            core.direct = False
-            core.endmarker = endmarker
-            core.pay_if_hungry()
-            count = len(core.items) + (core.ended is not None or core.state >= CLOSING)
-            for _ in range(count):
-                link.dispatcher.submit(core)
+            link.need_dispatcher()
+            with link.lock:
+                if link.dispatcher.stopped or core.callback is not None:
+                    continue  # the link ended just now, or another thread was faster
+                core.callback = callback
+                core.direct = False
+                core.endmarker = endmarker
+                core.pay_if_hungry()
+                count = len(core.items) + (core.ended is not None or core.state >= CLOSING)
+                for _ in range(count):
+                    link.dispatcher.submit(core)
+                if link.closed is not None:
+                    link.dispatcher.stop()
+                break
         if link.out:
             link.flush()
         link.ensure_read()

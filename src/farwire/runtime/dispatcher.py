@@ -1,7 +1,7 @@
 """Runs the callbacks of one gateway, one after another, in a thread of their own.
 
-The thread starts with the first callback and ends with the link. Tokens (channel cores) are queued by whoever delivers an item;
-each token stands for one item or for the end.
+The thread starts before the first callback is set (where items arrive it may be too late: the interpreter starts no threads while
+it ends) and ends with the link. Tokens (channel cores) are queued by whoever delivers an item; each stands for one item or for the end.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class Dispatcher:
         self._tokens: deque[Any] = deque()
         self._wake = allocate_lock()
         self._wake.acquire()
-        self._started = False
         self._ident = 0
-        self._name = ""
+        self._name = "farwire-callbacks-%s" % link.gateway.id
+        self.stopped = False  # guarded by the link's lock
+
+    def start(self) -> None:
+        """Start the thread. Raises RuntimeError if there can be no more of them."""
+        start_thread(self._run, self._name)
 
     def submit(self, core: Any) -> None:
         """An item of ``core`` (or its end) is for its callback; called under the link's lock."""
         self._tokens.append(core)
-        if not self._started:
-            self._started = True
-            self._name = "farwire-callbacks-%s" % self.link.gateway.id
-            start_thread(self._run, self._name)
         self._notify()
 
     def in_thread(self) -> bool:
@@ -45,7 +45,8 @@ class Dispatcher:
         return get_ident() == self._ident
 
     def stop(self) -> None:
-        """End the thread when everything queued has run."""
+        """End the thread when everything queued has run; called under the link's lock."""
+        self.stopped = True
         self._tokens.append(None)
         self._notify()
 

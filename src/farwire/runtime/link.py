@@ -174,13 +174,18 @@ class Link:
         self.encode = Encoder(protocol, Channel, self._channel_id).encode
 
     def need_dispatcher(self) -> None:
-        """Before the first callback; not under the lock."""
-        if self.dispatcher is None:
+        """Before a callback is set; not under the lock."""
+        old = self.dispatcher
+        if old is None or old.stopped:
             from .dispatcher import Dispatcher
 
+            fresh = Dispatcher(self)
+            fresh.start()
             with self.lock:
-                if self.dispatcher is None:
-                    self.dispatcher = Dispatcher(self)
+                if self.dispatcher is old:
+                    self.dispatcher = fresh
+                else:
+                    fresh.stop()
 
     def send_later(self) -> None:
         """Under the lock: the next frame needs modules that the worker may not have yet."""
@@ -253,8 +258,9 @@ class Link:
                 self.reactor.unregister(self.stream.write_fd)
         assert self.closed is not None
         self.owner.link_closed(self, self.closed)
-        if self.dispatcher is not None:
-            self.dispatcher.stop()
+        with self.lock:
+            if self.dispatcher is not None:
+                self.dispatcher.stop()
 
     def close_stream(self) -> None:
         """Let go of the descriptors, when no thread reads or writes any more; call in the reactor's thread after ``fail``."""
