@@ -40,6 +40,7 @@ NAMES = ERRORS | {
     "Group",
     "MultiChannel",
     "PopenGateway",
+    "RSync",
     "SocketGateway",
     "SshGateway",
     "XSpec",
@@ -84,6 +85,7 @@ METHODS = {
         "setcallback",
         "waitclose",
     },
+    "RSync": {"_report_send_file", "add_target", "filter", "send"},
     "MultiChannel": {"make_receive_queue", "receive_each", "send_each", "waitclose"},
     "SocketGateway": {"new_remote"},
 }

@@ -34,6 +34,7 @@ from .errors import (
 from .gateway import Gateway
 from .group import Group, PopenGateway, SshGateway, default_group, makegateway
 from .multichannel import MultiChannel
+from .rsync import RSync
 from .runtime.channel import Channel
 from .socket_gateway import SocketGateway
 from .xspec import XSpec
@@ -59,6 +60,7 @@ __all__ = [
     "ProtocolError",
     "PythonNotFound",
     "PythonTooOld",
+    "RSync",
     "RemoteError",
     "SocketGateway",
     "SourceError",

@@ -23,10 +23,10 @@ from .blank import blank, squeeze
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from importlib.machinery import ModuleSpec
 
-__all__ = ["LATER", "SHIPPED", "code_bundle", "later_bundle", "modules", "source_bundle", "tag"]
+__all__ = ["LATER", "SHIPPED", "code_bundle", "extra_bundle", "later_bundle", "modules", "source_bundle", "tag"]
 
 SHIPPED = ("protocol", "runtime", "worker")
 """The packages that are sent, by their names in ours."""
@@ -87,6 +87,27 @@ def code_bundle() -> bytes:
     return _once("code", _pack_code)
 
 
+def extra_bundle(package: str, same_python: bool) -> bytes:
+    """A package of ours that no worker starts with, for one that needs it: marshal of what its importer's ``modules`` take.
+
+    Args:
+        package: its name below ours.
+        same_python: the worker has our ``tag()``, and gets code; else blanked source, compressed with zlib.
+
+    Raises:
+        ImportError: it is not there.
+    """
+
+    def make() -> bytes:
+        spec = importlib.util.find_spec(f"{_ROOT}.{package}")
+        if spec is None:
+            raise ImportError(f"no {_ROOT}.{package}")
+        found = list(_below(package, spec))
+        return marshal.dumps(_codes(found)) if same_python else _compressed(_sources(found))
+
+    return _once(f"{package} {same_python}", make)
+
+
 def tag() -> str:
     """Names the bytecode of this interpreter: a worker with an equal tag can run our ``code_bundle()``."""
     return f"{sys.implementation.cache_tag}-{importlib.util.MAGIC_NUMBER.hex()}"
@@ -124,11 +145,22 @@ def _once(key: str, make: Callable[[], bytes]) -> bytes:
 
 def _pack(*, later: bool) -> bytes:
     bundle = {} if later else {"": (True, "")}
-    for name, spec in modules():
-        if (name in LATER) is later:
-            source = squeeze(blank(_source(spec), comments=True, docstrings=True, annotations=True))
-            bundle[name] = (spec.submodule_search_locations is not None, source)
+    bundle.update(_sources((name, spec) for name, spec in modules() if (name in LATER) is later))
+    return _compressed(bundle)
+
+
+def _compressed(bundle: dict[str, tuple[bool, str]]) -> bytes:
     return zlib.compress(marshal.dumps(bundle, _MARSHAL_VERSION), 9)
+
+
+def _sources(found: Iterable[tuple[str, ModuleSpec]]) -> dict[str, tuple[bool, str]]:
+    return {
+        name: (
+            spec.submodule_search_locations is not None,
+            squeeze(blank(_source(spec), comments=True, docstrings=True, annotations=True)),
+        )
+        for name, spec in found
+    }
 
 
 def _source(spec: ModuleSpec) -> str:
@@ -142,10 +174,16 @@ def _source(spec: ModuleSpec) -> str:
 
 def _pack_code() -> bytes:
     bundle: dict[str, tuple[bool, bytes, str]] = {"": (True, marshal.dumps(compile("", "<farwire>", "exec")), "")}
-    for name, spec in modules():
+    bundle.update(_codes(modules()))
+    return marshal.dumps(bundle)
+
+
+def _codes(found: Iterable[tuple[str, ModuleSpec]]) -> dict[str, tuple[bool, bytes, str]]:
+    bundle = {}
+    for name, spec in found:
         code = spec.loader.get_code(spec.name)  # type: ignore[union-attr]
         if code is None:
             raise ImportError(f"no code of {spec.name}, which workers need", name=spec.name)
         # Marshalled apart: a worker reads what it imports.
         bundle[name] = (spec.submodule_search_locations is not None, marshal.dumps(code), spec.origin or "")
-    return marshal.dumps(bundle)
+    return bundle
