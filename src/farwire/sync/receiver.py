@@ -771,7 +771,14 @@ class Receiver:
         try:
             os.link(first, "link", src_dir_fd=fd, dst_dir_fd=staging, follow_symlinks=False)
         except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EMLINK, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            if error.errno not in (
+                errno.EPERM,
+                errno.EMLINK,
+                errno.EXDEV,
+                errno.EOPNOTSUPP,
+                errno.ENOSYS,
+                errno.EINVAL,
+            ):
                 raise
             self._copy(first, fd)  # no hard links here (EINVAL: of PyPy)
         self.staging.move_in("link", self.dirs.fd(number), name)
