@@ -213,6 +213,8 @@ class Gateway:
         hello = f"version={VERSION}\nwindow={self._boot.window}\npickle=5".encode()
         link.connection.control.sink = self._stdout
         started = self._started
+        if self._boot.trace:
+            self._start_trace()
         if started.parent is None:
             self._stderr_open = started.stderr_fd >= 0  # before the link may end, which waits for stderr
             if self._stderr_open:
@@ -233,6 +235,16 @@ class Gateway:
             self._start_timer = self._reactor.later(seconds, lambda: self._start_timed_out(seconds))
 
         self._reactor.call(arm)
+
+    def _start_trace(self) -> None:
+        from .runtime.trace import start
+
+        try:
+            tracer = start(self._boot.trace, "controller")
+        except OSError as error:
+            os.write(2, f"farwire: controller: no trace: {error}\n".encode("utf-8", "backslashreplace"))
+            return
+        tracer.add(self._link, self.id, sum(map(len, self._started.first)), self._link.marker)
 
     def _keep_later(self) -> None:
         """Before anything is read: the modules that the worker starts without wait for its hello, or for what needs them."""

@@ -68,6 +68,9 @@ PYTHONS = interpreters()
 def test_every_shipped_file_is_there() -> None:
     content = {**unpacked(bundle.source_bundle()), **unpacked(bundle.later_bundle())}
     assert content.pop("") == (True, "")
+    assert set(content) == set(FILES) - {bundle.TRACE}
+    content.update(unpacked(bundle.source_bundle(trace=True)))
+    assert content.pop("") == (True, "")
     assert set(content) == set(FILES)
     for name, (is_package, source) in content.items():
         assert is_package == (FILES[name].name == "__init__.py")
@@ -118,7 +121,7 @@ def test_shipped_code_does_not_need_what_is_blanked() -> None:
 
 def test_code_bundle() -> None:
     content = marshal.loads(bundle.code_bundle())
-    assert set(content) == {"", *FILES}
+    assert set(content) == {"", *FILES} - {bundle.TRACE}
     for name, (is_package, code, path) in content.items():
         if name:
             assert is_package == (FILES[name].name == "__init__.py")
@@ -155,7 +158,7 @@ DIGEST = (
 
 
 def here() -> str:
-    return f"{zlib.crc32(bundle.source_bundle())} {' '.join(sorted(['', *FILES]))}"
+    return f"{zlib.crc32(bundle.source_bundle())} {' '.join(sorted({'', *FILES} - {bundle.TRACE}))}"
 
 
 def test_the_worker_is_not_imported() -> None:
@@ -214,9 +217,9 @@ def test_made_once_for_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     packed: list[bool] = []
     pack = bundle._pack
 
-    def counting(*, later: bool) -> bytes:
-        packed.append(later)
-        return pack(later=later)
+    def counting(wanted: Callable[[str], bool]) -> bytes:
+        packed.append(wanted(bundle.TRACE))
+        return pack(wanted)
 
     monkeypatch.setattr(bundle, "_pack", counting)
     results: list[bytes] = []

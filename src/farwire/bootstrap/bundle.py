@@ -49,6 +49,9 @@ The controller sends them when the worker has said its hello, and before anythin
 Any other thread that imports one waits for it, perhaps with the link's state lock, never with the reader role.
 """
 
+TRACE = "runtime.trace"
+"""The module that is sent only where ``FARWIRE_TRACE`` is set."""
+
 _ROOT = __name__.rpartition(".bootstrap.")[0]
 
 # Every CPython since 2.5 and every PyPy reads marshal version 2 of plain dicts, tuples, strings and booleans. The module
@@ -59,32 +62,42 @@ _lock = allocate_lock()
 _made: dict[str, bytes] = {}
 
 
-def source_bundle() -> bytes:
+def source_bundle(trace: bool = False) -> bytes:
     """What any worker needs to start: zlib of marshal of ``{name: (is_package, source)}``.
 
     Made once per process.
 
+    Args:
+        trace: with the module ``TRACE``.
+
     Raises:
         ImportError: the shipped code is not there, or without its source.
     """
-    return _once("source", lambda: _pack(later=False))
+    if trace:
+        return _once("traced source", lambda: _pack(lambda name: name not in LATER))
+    return _once("source", lambda: _pack(lambda name: name not in LATER and name != TRACE))
 
 
 def later_bundle() -> bytes:
     """The modules of ``LATER``, in the form of ``source_bundle()``."""
-    return _once("later", lambda: _pack(later=True))
+    return _once("later", lambda: _pack(lambda name: name in LATER))
 
 
-def code_bundle() -> bytes:
+def code_bundle(trace: bool = False) -> bytes:
     """All of the shipped code for a worker with our ``tag()``: marshal of ``{name: (is_package, marshal of code, path)}``.
 
     The paths, and the file names within the code, are those of this machine. Not compressed, because the workers that it
     fits are near. Made once per process.
 
+    Args:
+        trace: with the module ``TRACE``.
+
     Raises:
         ImportError: the shipped code is not there.
     """
-    return _once("code", _pack_code)
+    if trace:
+        return _once("traced code", lambda: _pack_code(lambda name: True))
+    return _once("code", lambda: _pack_code(lambda name: name != TRACE))
 
 
 def extra_bundle(package: str, same_python: bool) -> bytes:
@@ -143,9 +156,9 @@ def _once(key: str, make: Callable[[], bytes]) -> bytes:
         return _made[key]
 
 
-def _pack(*, later: bool) -> bytes:
-    bundle = {} if later else {"": (True, "")}
-    bundle.update(_sources((name, spec) for name, spec in modules() if (name in LATER) is later))
+def _pack(wanted: Callable[[str], bool]) -> bytes:
+    bundle = {"": (True, "")} if wanted("") else {}
+    bundle.update(_sources((name, spec) for name, spec in modules() if wanted(name)))
     return _compressed(bundle)
 
 
@@ -172,9 +185,9 @@ def _source(spec: ModuleSpec) -> str:
         raise ImportError(f"no source of {spec.name}, which workers need", name=spec.name) from None
 
 
-def _pack_code() -> bytes:
+def _pack_code(wanted: Callable[[str], bool]) -> bytes:
     bundle: dict[str, tuple[bool, bytes, str]] = {"": (True, marshal.dumps(compile("", "<farwire>", "exec")), "")}
-    bundle.update(_codes(modules()))
+    bundle.update(_codes((name, spec) for name, spec in modules() if wanted(name)))
     return marshal.dumps(bundle)
 
 

@@ -62,6 +62,12 @@ if TYPE_CHECKING:
 DUMP_SIGNAL: int = getattr(_signal, "SIGRTMAX", 2) - 2
 
 
+def trace_target() -> str:
+    """``FARWIRE_TRACE``: ``stderr``, the beginning of an absolute path, or nothing."""
+    target = os.environ.get("FARWIRE_TRACE", "")
+    return target if target in {"", "stderr"} else os.path.abspath(os.path.expanduser(target))
+
+
 class Boot:
     """One start: what the worker is to be told.
 
@@ -72,6 +78,7 @@ class Boot:
         heartbeat: seconds between signs of life, 0 for none.
         timeout: seconds until the worker must have answered.
         later: whether it starts without the modules of ``bundle.LATER``.
+        trace: where its link is recorded, see ``trace_target``.
     """
 
     def __init__(self, spec: XSpec, id: str, heartbeat: float, timeout: float) -> None:
@@ -82,6 +89,7 @@ class Boot:
         self.heartbeat = heartbeat if spec.heartbeat is None else spec.heartbeat
         self.window = spec.window or WINDOW
         self.later = False
+        self.trace = ""
 
     def bytes(
         self, *, code: bool, chdir: str | None = None, env: dict[str, str] | None = None, nice: int | None = None
@@ -94,7 +102,9 @@ class Boot:
         """
         from ..bootstrap import bundle  # it imports much, and importing farwire is to be cheap
 
-        payload = bundle.code_bundle() if code else bundle.source_bundle()
+        self.trace = trace_target()
+        trace = "" if self.trace == "stderr" else self.trace  # the worker's stderr comes through the link
+        payload = bundle.code_bundle(bool(trace)) if code else bundle.source_bundle(bool(trace))
         loader = _loader_code() if code else _loader_source()
         spec = self.spec
         self.later = not code
@@ -116,6 +126,8 @@ class Boot:
             "dump_signal": DUMP_SIGNAL,
             "dont_write_bytecode": bool(spec.dont_write_bytecode),
         }
+        if trace:
+            config["trace"] = trace
         data = marshal.dumps(config, 2)
         return [b"%06d" % len(loader), loader, b"%06d" % len(data), data, payload]
 
