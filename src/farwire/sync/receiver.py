@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-ASKED_AT_ONCE = 64
+COMPARE_SIZE = 128  # of one without its rows
 NONE, WANTED, COMPARED = 0, 1, 2  # what was asked about an entry, and is not answered
 
 
@@ -463,9 +463,7 @@ class Receiver:
 
     def _ask(self) -> None:
         """Send as many descriptions of old versions as may be open."""
-        while self.to_compare and (
-            not self.described or (self.described_bytes < m.ASKED and len(self.described) < ASKED_AT_ONCE)
-        ):
+        while self.to_compare and self.described_bytes < m.ASKED:
             number, index = self.to_compare.popleft()
             name = self.names[number][index]
             basis, parts = self._basis(number, name)
@@ -480,8 +478,9 @@ class Receiver:
                     basis, rows = 0, b""
             finally:
                 _close_parts(parts)
-            self.described[number, index] = (len(rows), was)
-            self.described_bytes += len(rows)
+            size = len(rows) + COMPARE_SIZE
+            self.described[number, index] = (size, was)
+            self.described_bytes += size
             self.channel.send((m.COMPARE, number, index, basis, block, salt, rows))
 
     def _basis(self, number: int, name: str) -> tuple[int, list[tuple[int, int, bool]]]:
@@ -804,7 +803,7 @@ class Receiver:
                 if st.st_mtime_ns != mtime:
                     os.utime(fd, ns=(mtime, mtime))
             except OSError as error:
-                self._fail(self.dirs.path(number), error)
+                self._fail(self.dirs.path(number) or ".", error)
 
 
 def _identity(fd: int) -> tuple[int, int, int]:
