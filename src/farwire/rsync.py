@@ -189,7 +189,7 @@ class RSync:
     ) -> None:
         if callback is not None and not callable(callback):
             raise TypeError(f"callback is no function: {callback!r}")
-        self._sourcedir = os.fspath(sourcedir)
+        self._sourcedir = os.fsdecode(sourcedir)
         self._callback = callback
         self._verbose = verbose
         self._exclude = _patterns(exclude)
@@ -228,7 +228,7 @@ class RSync:
             "dry_run": self._dry_run,
             "exclude": self._exclude,
         }
-        path = os.fspath(destdir)
+        path = os.fsdecode(destdir)
         channel = _start(gateway, "receive", path, options)
         self._targets.append(_Target(channel, Report(gateway, path), finishedcallback))
 
@@ -449,7 +449,7 @@ def pull(
     from .sync.receiver import Receiver
 
     exclude = _patterns(exclude)
-    path = os.fspath(destination)
+    path = os.fsdecode(destination)
     report = Report(gateway, path)
     options = {"delete": delete, "checksum": checksum, "dry_run": dry_run, "exclude": exclude, "mode_mask": 0o777}
 
@@ -459,7 +459,7 @@ def pull(
         elif kind == "sent" and progress is not None:
             progress(gateway, *values)
 
-    channel = _start(gateway, "send", os.fspath(source), {"exclude": exclude, "dry_run": dry_run})
+    channel = _start(gateway, "send", os.fsdecode(source), {"exclude": exclude, "dry_run": dry_run})
     try:
         receiver = Receiver(channel, path, options, event)
         try:

@@ -33,6 +33,7 @@ AHEAD = 8  # blocks that are looked at, or looked for, after one that differs
 STRETCH = 1 << 20  # how far to look for the heads that are due
 CANDIDATES = 64  # per stretch: places that have a head and turn out to be something else
 READ = 1 << 20
+LARGEST = 16 << 20
 # The tables take 400 bytes for each block; in files with more blocks (beyond 64 GiB) nothing is looked for that has moved.
 TABLE_MAX = 65536
 
@@ -42,7 +43,7 @@ def block_size(size: int) -> int:
     if size < WHOLE:
         return max(size, 1)
     block = SMALLEST
-    while block * block * 4 <= size * ROW:
+    while block * block * 4 <= size * ROW and block < LARGEST:
         block *= 2
     return block
 
@@ -94,6 +95,10 @@ class Matcher:
 
         Ends early when the file has become shorter.
         """
+        if not self.count:
+            if self.size:
+                yield -1, 0, self.size
+            return
         run = (0, 0, 0)  # a part that may still grow
         for origin, start, length in self._matches():
             last, begun, so_far = run

@@ -53,7 +53,7 @@ SMALL = 256 << 10
 BATCH_BYTES = 512 << 10
 BATCH_FILES = 256
 CHUNK = 512 << 10
-# Bytes of descriptions in COMPAREs that are not answered yet; a single one may be larger.
+# Bytes of COMPAREs that are not answered yet; a single one may be larger.
 ASKED = 2 << 20
 # What a sender takes of them before it calls the receiver broken: the description of 16 TiB.
 ASKED_MAX = 64 << 20

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-ASKED_AT_ONCE = 64
+COMPARE_SIZE = 128  # of one without its rows
 NONE, WANTED, COMPARED = 0, 1, 2  # what was asked about an entry, and is not answered
 
 
@@ -102,7 +102,8 @@ class Receiver:
         self.asked: dict[int, bytearray] = {}
         self.open_questions = 0
         self.to_compare: deque[tuple[int, int]] = deque()
-        self.described: dict[tuple[int, int], tuple[int, list[tuple[int, int, int]]]] = {}
+        # What a COMPARE is open about: its size, what the files were, size of what a killed sync had (0: the file itself was described).
+        self.described: dict[tuple[int, int], tuple[int, list[tuple[int, int, int]], int]] = {}
         self.described_bytes = 0
         self.owners: dict[tuple[int, int], tuple[int, int]] = {}
         # Directories whose listing is to come: name, whether it was there, whether it has to be changed, mode, time.
@@ -324,7 +325,12 @@ class Receiver:
                     else:
                         wanted.append(index)
                         flags[index] = WANTED
-                elif size == st.st_size and mtime == st.st_mtime_ns and not checksum:
+                elif (
+                    size == st.st_size
+                    and mtime == st.st_mtime_ns
+                    and not checksum
+                    and (not (mode ^ st.st_mode) & mask or st.st_nlink == 1)
+                ):
                     same += 1
                     if (mode ^ st.st_mode) & mask:
                         self._set_mode(number, name, prefix, mode)
@@ -463,12 +469,10 @@ class Receiver:
 
     def _ask(self) -> None:
         """Send as many descriptions of old versions as may be open."""
-        while self.to_compare and (
-            not self.described or (self.described_bytes < m.ASKED and len(self.described) < ASKED_AT_ONCE)
-        ):
+        while self.to_compare and self.described_bytes < m.ASKED:
             number, index = self.to_compare.popleft()
             name = self.names[number][index]
-            basis, parts = self._basis(number, name)
+            basis, parts, cut = self._basis(number, name)
             was = [_identity(part[0]) for part in parts]
             try:
                 block = block_size(basis)
@@ -480,12 +484,17 @@ class Receiver:
                     basis, rows = 0, b""
             finally:
                 _close_parts(parts)
-            self.described[number, index] = (len(rows), was)
-            self.described_bytes += len(rows)
+            size = len(rows) + COMPARE_SIZE
+            self.described[number, index] = (size, was, basis if cut else 0)
+            self.described_bytes += size
             self.channel.send((m.COMPARE, number, index, basis, block, salt, rows))
 
-    def _basis(self, number: int, name: str) -> tuple[int, list[tuple[int, int, bool]]]:
-        """What there is of a file: what a killed sync had of it, then the old version from there on."""
+    def _basis(self, number: int, name: str) -> tuple[int, list[tuple[int, int, bool]], bool]:
+        """What there is of a file: what a killed sync had of it, then the old version from there on.
+
+        Returns:
+            Its size, the parts, and whether there is something of a killed sync in it.
+        """
         parts: list[tuple[int, int, bool]] = []
         size = 0
         cut = self.staging.partial(self.dirs.path(number, name)) if self.staging is not None else None
@@ -496,13 +505,13 @@ class Receiver:
         try:
             fd, st = open_file(name, self.dirs.fd(number))
         except OSError:  # unreadable, or gone: then it is sent whole, and fails or succeeds when it is put in its place
-            return size, parts
+            return size, parts, cut is not None
         if st.st_size > size:
             size = st.st_size
             parts.append((fd, size, is_sparse(st)))
         else:
             os.close(fd)
-        return size, parts
+        return size, parts, cut is not None
 
     def _check_asked(self, number: Any, index: Any) -> str:
         """The name of an entry about which a question is open."""
@@ -674,6 +683,12 @@ class Receiver:
         path = self.dirs.path(number, name)
         if type(mode) is not int or type(mtime) is not int:
             raise ProtocolError("file sync: a file that is none")
+        cut = self.described[number, index][2] if (number, index) in self.described else 0
+        if cut:  # a killed sync had all of it
+            self._begin((m.BEGIN, number, index, cut))
+            self._old((m.OLD, 0, cut))
+            self._end((m.END, mode, mtime))
+            return
         self.counts["same"] += 1
         size = 0
         try:
@@ -682,12 +697,20 @@ class Receiver:
             size = st.st_size
             if not stat.S_ISREG(st.st_mode):
                 raise Changed("it is no regular file any more")
-            if (mode ^ st.st_mode) & self.mask:
-                self._set_mode(number, name, self.dirs.path(number) + "/" if number else "", mode)
-            if st.st_mtime_ns != mtime:
-                self._change("time", path)
-                if not self.dry_run:
-                    set_times(name, fd, mtime)
+            other_mode = (mode ^ st.st_mode) & self.mask
+            if st.st_nlink > 1 and (other_mode or st.st_mtime_ns != mtime) and not self.dry_run:
+                # Its other names may be those of other files of the source: this one becomes a file of its own.
+                self._copy(name, fd, mode, mtime)
+                assert self.staging is not None
+                self.staging.move_in("link", self.dirs.fd(number), name)
+                self.dirty.add(number)
+            else:
+                if other_mode:
+                    self._set_mode(number, name, self.dirs.path(number) + "/" if number else "", mode)
+                if st.st_mtime_ns != mtime:
+                    self._change("time", path)
+                    if not self.dry_run:
+                        set_times(name, fd, mtime)
         except OSError as error:
             self._fail(path, error)
         else:
@@ -780,11 +803,12 @@ class Receiver:
                 errno.EINVAL,
             ):
                 raise
-            self._copy(first, fd)  # no hard links here (EINVAL: of PyPy)
+            self._copy(first, fd, st.st_mode, st.st_mtime_ns)  # no hard links here (EINVAL: of PyPy)
         self.staging.move_in("link", self.dirs.fd(number), name)
         self.dirty.add(number)
 
-    def _copy(self, name: str, dir_fd: int) -> None:
+    def _copy(self, name: str, dir_fd: int, mode: int, mtime: int) -> None:
+        """Copy a file of the destination to the name ``link`` in the staging directory."""
         assert self.staging is not None
         source, st = open_file(name, dir_fd)
         try:
@@ -792,8 +816,10 @@ class Receiver:
             try:
                 copy_range(source, 0, target, st.st_size, is_sparse(st))
                 os.ftruncate(target, st.st_size)
-                os.fchmod(target, stat.S_IMODE(st.st_mode) & self.mask)
-                os.utime(target, ns=(st.st_mtime_ns, st.st_mtime_ns))
+                if self.root_user and (st.st_uid, st.st_gid) != (0, 0):
+                    os.fchown(target, st.st_uid, st.st_gid)
+                os.fchmod(target, mode & self.mask)
+                os.utime(target, ns=(mtime, mtime))
             finally:
                 os.close(target)
         finally:
@@ -811,7 +837,7 @@ class Receiver:
                 if st.st_mtime_ns != mtime:
                     os.utime(fd, ns=(mtime, mtime))
             except OSError as error:
-                self._fail(self.dirs.path(number), error)
+                self._fail(self.dirs.path(number) or ".", error)
 
 
 def _identity(fd: int) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ import struct
 
 from ..protocol.errors import GatewayLost, ProtocolError
 from . import messages as m
-from .delta import ROW, Matcher
+from .delta import LARGEST, ROW, Matcher
 from .files import (
     OPEN_DIRECTORY,
     Directories,
@@ -159,9 +159,10 @@ class Source:
                     target = os.readlink(os.fsencode(name), dir_fd=self.dirs.fd(number))
                 except OSError as error:
                     self.problem(prefix + name, reason(error))
-                    continue
-                inside = next((target[len(root) :] for root in self._inside if target.startswith(root)), None)
-                batch.links.append((len(modes), target if inside is None else inside, inside is not None))
+                    mode = 0
+                else:
+                    inside = next((target[len(root) :] for root in self._inside if target.startswith(root)), None)
+                    batch.links.append((len(modes), target if inside is None else inside, inside is not None))
             elif not stat.S_ISREG(mode):
                 self.problem(prefix + name, "not sent: it is " + _kind(mode))
                 mode = 0
@@ -293,7 +294,8 @@ class Sender:
             elif kind == m.COMPARE:
                 _, number, index, basis, block, salt, rows = item
                 self.source.names[_natural(number)][_natural(index)]
-                if type(salt) is not bytes or type(rows) is not bytes or _natural(basis) > (block * len(rows)) // ROW:
+                whole = type(salt) is bytes and type(rows) is bytes and 0 < _natural(block) <= LARGEST
+                if not whole or _natural(basis) > block * (len(rows) // ROW):
                     raise ProtocolError("file sync: a description that does not fit")
                 self.asked_bytes += len(rows)
                 if self.asked_bytes > m.ASKED_MAX:
@@ -388,6 +390,7 @@ class Sender:
             if origin >= 0:
                 send((m.OLD, origin, length))
                 done = start + length
+                self.event("sent", path, done, size)
                 continue
             for data, begin, end in extents(fd, start, start + length, sparse):
                 if not data:
