@@ -86,6 +86,8 @@ class Leaks:
     """Threads, descriptors and children of this process, now; ``check()`` compares with later."""
 
     def __init__(self) -> None:
+        # A thread that has ended for Python may take a moment longer for the kernel.
+        wait_for(lambda: len(os.listdir("/proc/self/task")) == threading.active_count(), "threads that end have ended")
         self.before = self.count()
 
     @staticmethod

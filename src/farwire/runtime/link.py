@@ -14,7 +14,8 @@ Who owns what
 The roles are flags and not locks because a signal may raise in the main thread between any two calls: a flag and the local
 variable that says "mine" are set with no call in between, and ``finally`` gives the role back. For the same reason the results
 of reads and writes are stored before a signal can raise (``list += map(write, ...)``, ``for data in reads: break``), and a leader,
-which may be the main thread, changes no state but that of the item it takes.
+which may be the main thread, changes no state but that of the item it takes. No loop stands in a ``with`` or ``try`` whose end must
+not be missed: from 3.12 on, the jump back to a loop's beginning may not be covered by it, and a signal raises in that jump.
 
 While somebody leads, the reactor does not poll the link (else each answer would wake two threads). It comes back when the leader
 has been gone for ``TICK``, or at once when another thread starts to wait.
@@ -345,8 +346,7 @@ class Link:
                     if self.writing:
                         return
                     self.writing = mine = True
-                while self._write_some():
-                    pass
+                all(iter(self._write_some, False))
             finally:
                 if mine:
                     self.writing = False
@@ -928,15 +928,22 @@ class Link:
         """Withdraw the item of which only parts were sent, if there is one. May be called again."""
         if core.sending_large == ABORT_DUE:
             with self.lock:
-                for fragment in [each for each in self.bulk if each.core is core]:
-                    # not a byte of it is written: take it back, with its credit
-                    self.bulk.remove(fragment)
-                    core.credit += len(fragment.buffers[1])
+                self._take_back(core)
                 if self.closed is None and can_send(core):
                     self.out.append(_pack(0, core.id, ABORT, 0))
                 core.sending_large = 0
                 core.wake_senders()
         self.flush()
+
+    def _take_back(self, core: ChannelCore) -> None:
+        """Under the lock: the part in the queue, of which not a byte is written, and its credit."""
+        bulk = self.bulk
+        for index in range(len(bulk)):
+            if bulk[index].core is core:
+                size = len(bulk[index].buffers[1])
+                core.credit += size
+                del bulk[index]
+                return
 
     def lost(self) -> BaseException:
         """A fresh error saying how the link ended."""
