@@ -134,10 +134,10 @@ FAILURES = {
     ),
     "it closes its stdout and stays": ({"cmd": "sh -c 'exec >&-; exec sleep 1000'"}, farwire.NotAPython, "", "", ""),
     "an interactive python": (
-        {"cmd": f"{sys.executable} -i -c pass"},
-        farwire.NotAPython,
+        {"cmd": f"{shlex.quote(sys.executable)} -i -c pass"},
+        farwire.StartTimeout,
+        "within 0.4 s",
         "",
-        "exit status 0",
         "",
     ),
 }
