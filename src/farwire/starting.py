@@ -112,6 +112,16 @@ def timeout_error(what: dict[str, Any], echoed: bool, seconds: float) -> StartEr
     return StartTimeout(f"no answer within {seconds:g} seconds", hint=hint, **what)
 
 
+def protocol_error(what: dict[str, Any], error: BaseException) -> StartError:
+    """What seemed to be a worker's hello was none, or what came after it made no sense."""
+    text = str(error).partition(": ")[2]  # without the gateway
+    return StartError(
+        f"the program does not speak our protocol: {text}",
+        hint="does it write to its stdout before, or beside, the worker's own bytes?",
+        **{**what, "status": ""},
+    )
+
+
 def way_error(lost: BaseException, gateway_id: str, via: str) -> StartError:
     """The gateway ``via``, through which it was to start, is gone or has not started either: then for the same reason."""
     if isinstance(lost, StartError) and not isinstance(lost, StartErrors):
