@@ -119,7 +119,7 @@ def guard(
                 deadline = monotonic() + GRACE
                 for watched in {link_r, link_w}:
                     poll.unregister(watched)
-        if dump and not poll.poll(50):
+        if dump and not poll.poll(250):  # a worker that other programs push aside pauses in the midst of it
             report(b"s", b"S", dump)
             dump = b""
         if ioctl and deadline is None:
