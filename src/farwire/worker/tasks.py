@@ -214,7 +214,7 @@ class Tasks:
         with link.lock:
             told = task.channel._core.close(*task.end)
         error, task.error = task.error, None
-        if not told and link.closed is None and not issubclass(type(error), (ChannelClosed, RemoteError, type(None))):
+        if error is not None and not told and not issubclass(type(error), (ChannelClosed, RemoteError)):
             # the controller had closed or dropped the channel already: it still gets what is written to stderr
             from ..runtime.remote_error import format_exception
 
