@@ -149,13 +149,19 @@ class ChannelCore(ChannelState):
             return self.end_error()
         return EOFError("channel %d is closed" % self.id)
 
-    def close(self, payload: bytes = b"", code: int = 0) -> None:
-        """Close it from this end. Safe to call again, also when a signal's exception interrupted the first call."""
+    def close(self, payload: bytes = b"", code: int = 0) -> bool:
+        """Close it from this end. Safe to call again, also when a signal's exception interrupted the first call.
+
+        Returns:
+            Whether that is what closed it.
+        """
+        sent = False
         if self.link.closed is None:
             if payload:
                 self.link.send_later()
-            self.link.connection.send_close(self, payload, code)
+            sent = self.link.connection.send_close(self, payload, code)
         self.closed_here()
+        return sent
 
     def closed_here(self) -> None:
         """This end closed the channel: wake whoever waits at this end."""
@@ -271,10 +277,13 @@ class Channel:
         core = getattr(self, "_core", None)  # a signal may have raised before there was one
         if core is None:
             return
-        if core.state < CLOSING and core.callback is None and core.sink is None and core.link.closed is None:
+        link = core.link
+        if core.state < CLOSING and core.callback is None and core.sink is None and link.closed is None:
             core.dropped = True
-            core.link.dropped.append(core)
-            core.link.reactor.call(core.link.close_dropped)
+        elif not (hasattr(core.ended, "decode") and link.connection.controller):
+            return
+        link.dropped.append(core)  # to be closed, or for its error that nobody has seen
+        link.reactor.call(link.close_dropped)
 
     # -- sending ------------------------------------------------------------------------------------------
 

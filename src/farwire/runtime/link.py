@@ -725,6 +725,8 @@ class Link:
                 core.end(EOFError("channel %d: the other end sends no more" % core.id), False)
             elif kind == CLOSE:
                 core.end(_CloseError(self, code, payload) if payload else None)
+                if payload and core.sink is None and core.handle_ref is not None and core.handle_ref() is None:
+                    self.dropped.append(core)  # nobody will ask for the error
             elif kind == PING:
                 pass  # the answer is queued; that it came is noted in last_heard
             else:
@@ -761,7 +763,7 @@ class Link:
         self._deferred.append(_Call(function, *args))
 
     def close_dropped(self) -> None:
-        """Close the channels whose handles were garbage collected."""
+        """Close the channels whose handles were garbage collected, and say what they were closed with."""
         while self.dropped:
             core = self.dropped.popleft()
             with self.lock:
@@ -770,6 +772,14 @@ class Link:
                         core.large.unpaid = 0
                     self.connection.lift(core)
                     self.connection.send_close(core)
+                ended = core.ended
+                unseen = hasattr(ended, "decode") and not core.error_taken
+                if unseen:
+                    core.error_taken = True
+            if unseen:
+                from .remote_error import report_unseen
+
+                report_unseen(core, ended.decode())
         self.flush()
 
     # -- waiting ----------------------------------------------------------------------------------------------
