@@ -106,7 +106,7 @@ class ChannelCore(ChannelState):
         """The one handle of this channel; made again if the program dropped the last."""
         found = self.handle_ref() if self.handle_ref is not None else None
         if found is None:
-            found = Channel(self)
+            found = self.link.channel_type(self)
             self.handle_ref = ref(found)
         return found
 

@@ -72,6 +72,7 @@ class Boot:
         heartbeat: seconds between signs of life, 0 for none.
         timeout: seconds until the worker must have answered.
         later: whether it starts without the modules of ``bundle.LATER``.
+        prelude: a program for the worker to run first; it must do on any Python that may be there.
     """
 
     def __init__(self, spec: XSpec, id: str, heartbeat: float, timeout: float) -> None:
@@ -82,6 +83,7 @@ class Boot:
         self.heartbeat = heartbeat if spec.heartbeat is None else spec.heartbeat
         self.window = spec.window or WINDOW
         self.later = False
+        self.prelude = ""
 
     def bytes(
         self, *, code: bool, chdir: str | None = None, env: dict[str, str] | None = None, nice: int | None = None
@@ -107,7 +109,7 @@ class Boot:
             "chdir": chdir or "",
             "env": env or {},
             "nice": nice or 0,
-            "stdout": spec.stdio != "none",
+            "stdout": spec.stdio not in ("none", "stderr"),
             "stderr": spec.stdio != "none",
             "execmodel": spec.execmodel or "thread",
             "heartbeat": self.heartbeat,
@@ -115,6 +117,7 @@ class Boot:
             "pickle": 5,
             "dump_signal": DUMP_SIGNAL,
             "dont_write_bytecode": bool(spec.dont_write_bytecode),
+            "prelude": self.prelude,
         }
         data = marshal.dumps(config, 2)
         return [b"%06d" % len(loader), loader, b"%06d" % len(data), data, payload]
