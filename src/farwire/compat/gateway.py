@@ -61,6 +61,11 @@ class Gateway(_gateway.Gateway):
         return model
 
     @property
+    def death(self) -> str:
+        """How the worker ended, with the last of its stderr; ``""`` as long as it lives, and when it was told to go."""
+        return str(self._error) if isinstance(self._error, GatewayLost) and not self._leaving else ""
+
+    @property
     def _group(self) -> Group:
         group: Group = self.group
         return group
