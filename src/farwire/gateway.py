@@ -673,7 +673,11 @@ class Gateway:
         except GatewayLost:
             state = "closed"
         return RInfo(
-            state=state, numchannels=None, numexecuting=None, numqueued=None, execmodel=self._boot.spec.execmodel or "thread"
+            state=state,
+            numchannels=None,
+            numexecuting=None,
+            numqueued=None,
+            execmodel=self._boot.spec.execmodel or "thread",
         )
 
     remote_status = status

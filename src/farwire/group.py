@@ -45,7 +45,7 @@ class Group:
     """
 
     defaultspec = "popen"
-    gateway_type = Gateway
+    gateway_type: type[Gateway] = Gateway
 
     def __init__(self, xspecs: Iterable[str | XSpec] = (), *, output: Output = None) -> None:
         self.output = output

@@ -9,8 +9,8 @@ what execnet could not:
 * Ctrl-C interrupts the running tests, whose fixtures are torn down, and the summary comes at once;
 * workers count as ready in their own order, so that one run distributes tests as the next.
 
-Threads: xdist's loop runs in the main thread and takes events from a queue. Output arrives in farwire's output thread and goes into that queue,
-so only the main thread writes to the terminal; before and after the loop it is written directly.
+Threads: xdist's loop runs in the main thread and takes events from a queue. Output arrives in farwire's output thread and goes into that
+queue, so only the main thread writes to the terminal; before and after the loop it is written directly.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class _InController:
         if not error or not death or error == "keyboard-interrupt":
             return
         self.deaths[node.gateway.id] = death
-        reporter = self.config.pluginmanager.getplugin("terminalreporter")
+        reporter: Any = self.config.pluginmanager.getplugin("terminalreporter")
         if reporter is not None:
             reporter.write_line(f"[{node.gateway.id}] {death.splitlines()[0]}")
 
@@ -158,7 +158,11 @@ class _ReadyInOrder:
                     self._held.setdefault(id, []).append((put, event))
                     return
                 put(event)
-                if self._waiting and id == self._waiting[0] and event[0] in ("workerready", "errordown", "workerfinished"):
+                if (
+                    self._waiting
+                    and id == self._waiting[0]
+                    and event[0] in ("workerready", "errordown", "workerfinished")
+                ):
                     self._release()
 
         return putevent
@@ -177,7 +181,7 @@ class _Lines:
     """Takes the workers' output, gives the terminal whole lines, each with the worker's name."""
 
     def __init__(self, config: pytest.Config, session: Any) -> None:
-        self.reporter = config.pluginmanager.getplugin("terminalreporter")
+        self.reporter: Any = config.pluginmanager.getplugin("terminalreporter")
         self.session = session
         self.open: dict[tuple[str, str], bytes] = {}  # lines that have no end yet
         # xdist calls worker_X for an event X.
@@ -245,7 +249,7 @@ class _InWorker:
         if reporter is not None:
             reporter._tw._file = _Nowhere()
         logging: Any = plugins.getplugin("logging-plugin")
-        handler = getattr(logging, "log_cli_handler", None)
+        handler: Any = getattr(logging, "log_cli_handler", None)
         if hasattr(handler, "stream") and hasattr(handler, "capture_manager"):
             handler.stream = _LiveLog()
 

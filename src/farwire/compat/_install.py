@@ -53,8 +53,9 @@ def find_spec(name: str) -> ModuleSpec | None:
     found = importlib.util.find_spec(our_name(name))
     if found is None:
         return None
+    loader: Any = _Loader()
     spec = importlib.util.spec_from_loader(
-        name, _Loader(), origin=found.origin, is_package=found.submodule_search_locations is not None
+        name, loader, origin=found.origin, is_package=found.submodule_search_locations is not None
     )
     if spec is not None and found.submodule_search_locations is not None:
         spec.submodule_search_locations = list(found.submodule_search_locations)

@@ -141,7 +141,8 @@ def as_source(source: Any) -> Any:
 
     if isinstance(source, (str, ModuleType)) or callable(source) or isinstance(source, (bytes, bytearray)):
         return source
-    return str(source) if type(source).__str__ is not object.__str__ else source
+    shows_itself = getattr(type(source), "__str__", None) is not getattr(object, "__str__", None)
+    return str(source) if shows_itself else source
 
 
 def _worker_io(gateway: Gateway) -> WorkerIO:
@@ -156,13 +157,13 @@ def rinfo_source(channel: Any) -> None:
     import sys
 
     channel.send(
-        dict(
-            executable=sys.executable,
-            version_info=sys.version_info[:5],
-            platform=sys.platform,
-            cwd=os.getcwd(),
-            pid=os.getpid(),
-        )
+        {
+            "executable": sys.executable,
+            "version_info": sys.version_info[:5],
+            "platform": sys.platform,
+            "cwd": os.getcwd(),
+            "pid": os.getpid(),
+        }
     )
 
 

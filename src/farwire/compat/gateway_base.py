@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from _thread import allocate_lock
 
 from ..errors import ChannelClosed, DataFormatError, DumpError, LoadError, RemoteError, TimeoutError
+from ..protocol.state import CLOSING
 from ..runtime import channel as _channel
 from ..runtime.channel_file import ChannelFileRead as _ChannelFileRead
 from ..runtime.channel_file import ChannelFileWrite
 from .prelude import ExecModel
-from .serializer import dump, dumps, load, loads
+from .serializer import Unserializer, _Serializer, dump, dumps, dumps_internal, load, loads, loads_internal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,9 +37,11 @@ __all__ = [
     "_Serializer",
     "dump",
     "dumps",
+    "dumps_internal",
     "get_execmodel",
     "load",
     "loads",
+    "loads_internal",
     "sysex",
     "trace",
 ]
@@ -64,7 +68,8 @@ def get_execmodel(backend: str | ExecModel) -> ExecModel:
     if backend in ("eventlet", "gevent"):
         raise ValueError(
             f"unknown execmodel {backend!r}: farwire uses threads. Under gevent.monkey.patch_all() or eventlet.monkey_patch() a wait "
-            "for a gateway holds up all greenlets; run farwire in an unpatched process. The models are " + ", ".join(EXECMODELS)
+            "for a gateway holds up all greenlets; run farwire in an unpatched process. The models are "
+            + ", ".join(EXECMODELS)
         )
     if backend not in EXECMODELS:
         raise ValueError(f"unknown execmodel {backend!r}, the models are {', '.join(EXECMODELS)}")
@@ -90,8 +95,8 @@ class ChannelFileRead(_ChannelFileRead):
 class _Channel(_channel.Channel):
     """A channel as execnet's programs know it.
 
-    As ``farwire.Channel``, and: iteration also stops when the worker is dead; what is there already goes to a new callback before ``setcallback``
-    returns; attributes may be set; errors are worded as execnet's were.
+    As ``farwire.Channel``, and: iteration also stops when the worker is dead; what is there already goes to a new callback
+    before ``setcallback`` returns; attributes may be set; errors are worded as execnet's were.
     """
 
     # No __slots__: programs set attributes.
@@ -101,7 +106,8 @@ class _Channel(_channel.Channel):
         try:
             return super().receive(timeout)
         except RemoteError as error:
-            raise _reworded(error)
+            _reword(error)
+            raise
         except TimeoutError:
             raise TimeoutError("no item after %r seconds" % timeout) from None
         except OSError:
@@ -121,7 +127,8 @@ class _Channel(_channel.Channel):
         try:
             super().waitclose(timeout)
         except RemoteError as error:
-            raise _reworded(error)
+            _reword(error)
+            raise
         except TimeoutError:
             raise TimeoutError("Timeout after %r seconds" % timeout) from None
 
@@ -154,10 +161,10 @@ class _Channel(_channel.Channel):
         link = core.link
         while True:
             with link.lock:
-                over = core.ended is not None or core.state >= _channel.CLOSING
+                over = core.ended is not None or core.state >= CLOSING
                 if not over or core.callback_done or link.dispatcher.in_thread():
                     return
-                waiter = _channel.allocate_lock()
+                waiter = allocate_lock()
                 waiter.acquire()
                 core.closers.append(waiter)
             link.wait(waiter, None)
@@ -173,7 +180,9 @@ class _Channel(_channel.Channel):
 
     def _getremoteerror(self) -> BaseException | None:
         error = super()._getremoteerror()
-        return _reworded(error) if isinstance(error, RemoteError) else error
+        if isinstance(error, RemoteError):
+            _reword(error)
+        return error
 
 
 class _RemoteError(RemoteError):
@@ -194,9 +203,8 @@ class _RemoteError(RemoteError):
 _RemoteError.__name__ = _RemoteError.__qualname__ = "RemoteError"
 
 
-def _reworded(error: RemoteError) -> RemoteError:
+def _reword(error: RemoteError) -> None:
     error.__class__ = _RemoteError
-    return error
 
 
 # In a worker `channel` is made by the worker, of a class that execnet's names must name.
@@ -207,61 +215,3 @@ if _in_worker is None:
     Channel = _Channel
 else:
     Channel = _in_worker.Channel
-
-
-class _Serializer:
-    """``dumps`` piece by piece, for programs that took execnet's own class.
-
-    Args:
-        write: gets the bytes; without it, ``save`` returns them.
-    """
-
-    def __init__(self, write: Callable[[bytes], object] | None = None) -> None:
-        self._write = write
-
-    def save(self, obj: object, versioned: bool = False) -> bytes | None:
-        """The bytes of ``obj``, with the version of the format before them if ``versioned``. Raises ``DumpError``."""
-        data = dumps(obj)
-        if not versioned:
-            data = data[1:]
-        if self._write is None:
-            return data
-        self._write(data)
-        return None
-
-
-class Unserializer:
-    """``loads`` for programs that took execnet's own class.
-
-    Args:
-        stream: a file with the bytes.
-        channel_or_gateway: not looked at: bytes outside of a channel hold no channels.
-        strconfig: a pair ``(py2str_as_py3str, py3str_as_py2str)``.
-    """
-
-    def __init__(
-        self, stream: Any, channel_or_gateway: object = None, strconfig: tuple[bool, bool] | None = None
-    ) -> None:
-        self._stream = stream
-        self._strconfig = strconfig or (True, False)
-
-    def load(self, versioned: bool = False) -> Any:
-        """The value. Raises ``LoadError``."""
-        stream = self._stream if versioned else _Prefixed(self._stream)
-        first, second = self._strconfig
-        return load(stream, py2str_as_py3str=first, py3str_as_py2str=second)
-
-
-class _Prefixed:
-    """A file with the version of the format put before what is in it."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._first = b"\x02"
-
-    def read(self, count: int) -> bytes:
-        if self._first:
-            first, self._first = self._first, b""
-            return first
-        data: bytes = self._stream.read(count)
-        return data

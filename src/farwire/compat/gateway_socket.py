@@ -16,7 +16,8 @@ __all__ = ["HostNotFound", "start_via"]
 def start_via(group: Group, spec: XSpec) -> Gateway:
     """Open a gateway through a socket server on the host of the gateway that ``installvia`` names.
 
-    The server listens on the loopback interface there and asks for a secret; the connection goes through that gateway, so it works over ssh too.
+    The server listens on the loopback interface there and asks for a secret; the connection goes through that gateway, so it
+    works over ssh too.
 
     Raises:
         SpecError: there is no such gateway.

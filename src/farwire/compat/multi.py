@@ -37,7 +37,7 @@ def prelude(local: bool) -> str:
 
         from ..bootstrap.blank import blank, squeeze
 
-        text = files(__package__).joinpath("prelude.py").read_text("utf-8")
+        text = files("farwire.compat").joinpath("prelude.py").read_text("utf-8")
         _made[""] = squeeze(blank(text, comments=True, docstrings=True, annotations=True))
         _made["root"] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     return f"{_made['']}\nset_up(worker, {_made['root'] if local else ''!r})\n"
@@ -106,16 +106,16 @@ class Group(_group.Group):
     def __iter__(self) -> Iterator[Any]:
         return iter(list(self._gateways))
 
-    def __getitem__(self, key: int | str | _group.Gateway) -> Any:
+    def __getitem__(self, key: Any) -> Any:
         if isinstance(key, int):
             return self._gateways[key]
         for gateway in self:
-            if gateway == key or gateway.id == key:
+            if key in (gateway, gateway.id):
                 return gateway
         raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
-        return any(gateway == key or gateway.id == key for gateway in self)
+        return any(key in (gateway, gateway.id) for gateway in self)
 
     def _register(self, gateway: Gateway) -> None:
         with self._lock:
@@ -180,7 +180,7 @@ class Group(_group.Group):
         return gateway
 
     def start_early(self, specs: Iterable[XSpec], **options: Any) -> None:
-        """Start workers at the same time, for which ``makegateway`` will be called with these same objects; its result is then there sooner.
+        """Start workers at the same time. ``makegateway``, called with these same objects, then has its result sooner.
 
         What fails is raised by ``makegateway``. A gateway for which it is never called ends with ``terminate``.
         """
@@ -275,7 +275,7 @@ class MultiChannel(_multichannel.MultiChannel):
     """Several channels as one."""
 
     def make_receive_queue(self, endmarker: Any = NO_ENDMARKER_WANTED) -> Queue[tuple[Channel, Any]]:  # type: ignore[override]
-        """A ``queue.Queue`` that gets ``(channel, item)`` for everything that comes, and ``(channel, endmarker)`` for the end of a channel."""
+        """A ``queue.Queue`` that gets ``(channel, item)`` for what comes, and ``(channel, endmarker)`` at a channel's end."""
         if self._queue is None:
             from queue import Queue
 

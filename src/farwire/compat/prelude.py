@@ -147,15 +147,16 @@ def set_up(worker: Any, root: str) -> None:
         worker: the ``Worker``.
         root: the directory of the farwire package, if this is the controller's own Python on the same machine; else ``""``.
     """
-    channel = sys.modules["_farwire.runtime.channel"]
+    channel: Any = sys.modules["_farwire.runtime.channel"]
     gateway: Any = type(worker.gateway)
     gateway.execmodel = ExecModel(worker.tasks.execmodel)
     gateway.join = _join
     gateway.hasreceiver = lambda self: worker.link.closed is None
-    channel.Channel.reconfigure = lambda self, py2str_as_py3str=True, py3str_as_py2str=False: None  # type: ignore[attr-defined]
+    channel.Channel.reconfigure = lambda self, py2str_as_py3str=True, py3str_as_py2str=False: None
     # What execnet has sent is in the pipe, and survives the process: nothing is gathered in memory for fewer writes.
-    for module in (channel, sys.modules["_farwire.runtime.link"]):
-        module.BURST = sys.maxsize  # type: ignore[attr-defined]
+    modules: list[Any] = [channel, sys.modules["_farwire.runtime.link"]]
+    for module in modules:
+        module.BURST = sys.maxsize
     sys.path.insert(0, "")
     # One set of errors: what a channel of this worker raises is what `execnet.DumpError` and the like name in it.
     sys.modules["farwire.protocol.errors"] = sys.modules["_farwire.protocol.errors"]

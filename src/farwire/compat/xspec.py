@@ -61,6 +61,10 @@ class XSpec:
             raise AttributeError(name)
         return None
 
+    if TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: Any) -> None: ...
+
     def __repr__(self) -> str:
         return f"<XSpec {self._spec!r}>"
 
