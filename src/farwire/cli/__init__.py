@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # Name -> one line of help. The module of that name has ``run(argv) -> exit status`` and is imported only to run it.
 COMMANDS: dict[str, str] = {
     "serve": "start Python interpreters for clients that know a secret (a remote shell)",
+    "shell": "type Python statements that a worker runs",
     "trace": "show in words what FARWIRE_TRACE recorded",
 }
 
