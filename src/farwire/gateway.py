@@ -208,7 +208,7 @@ class Gateway:
         """Send everything; the answer comes to ``link_event``."""
         link = self._link
         link.expect_marker(marker(self._boot.nonce))
-        if self.spec.stdio != "none":
+        if self._boot.spec.stdio != "none":
             self._output_pump()  # at the end of the interpreter no thread can be started any more
         hello = f"version={VERSION}\nwindow={self._boot.window}\npickle=5".encode()
         link.connection.control.sink = self._stdout
@@ -322,7 +322,7 @@ class Gateway:
                     self._state = "live"
             if self._started.parent is None and isinstance(getattr(self._process, "popen", None), object):
                 pid = payload.get("pid", "")
-                if not hasattr(self, "remoteaddress") and self.spec.transport == "popen" and pid.isdigit():
+                if not hasattr(self, "remoteaddress") and self._boot.spec.transport == "popen" and pid.isdigit():
                     self._process.worker_pid = int(pid)
             if self._start_timer is not None:
                 self._start_timer.cancel()
@@ -382,7 +382,7 @@ class Gateway:
             from .starting import start_error, way_error
 
             if self._way_lost is not None:
-                self._fail(way_error(self._way_lost, self.id, self.spec.via or ""))
+                self._fail(way_error(self._way_lost, self.id, self._boot.spec.via or ""))
             else:
                 self._fail(start_error(self._what_is_known(), self._echoed()))
         elif isinstance(error, GatewayLost):
@@ -394,7 +394,7 @@ class Gateway:
         """How the worker ended."""
         text = f"gateway {self.id}: "
         if self._way_lost is not None:
-            return text + f"the gateway {self.spec.via} on the way to it is gone: {self._way_lost}"
+            return text + f"the gateway {self._boot.spec.via} on the way to it is gone: {self._way_lost}"
         if self._worker_status is not None:
             text += f"the worker ended: {describe_wait_status(self._worker_status)}"
         else:
@@ -468,12 +468,12 @@ class Gateway:
         return pump
 
     def _emit(self, stream: str, data: bytes, written: Callable[[int], None] | None = None) -> None:
-        if self.spec.stdio == "none":
+        if self._boot.spec.stdio == "none":
             if written is not None:
                 written(len(data))
             return
         output = self._output
-        if self.spec.stdio == "inherit" and output is None:
+        if self._boot.spec.stdio in ("inherit", "stderr") and output is None:
             output = _write_inherited
         the_pump().put(output, self.id, stream, data, written)
 
@@ -685,7 +685,11 @@ class Gateway:
         except GatewayLost:
             state = "closed"
         return RInfo(
-            state=state, numchannels=None, numexecuting=None, numqueued=None, execmodel=self.spec.execmodel or "thread"
+            state=state,
+            numchannels=None,
+            numexecuting=None,
+            numqueued=None,
+            execmodel=self._boot.spec.execmodel or "thread",
         )
 
     remote_status = status

@@ -45,6 +45,7 @@ class Group:
     """
 
     defaultspec = "popen"
+    gateway_type: type[Gateway] = Gateway
 
     def __init__(self, xspecs: Iterable[str | XSpec] = (), *, output: Output = None) -> None:
         self.output = output
@@ -246,11 +247,12 @@ class Group:
             assert spec.id is not None
             name = spec.id
         else:
-            name = self.allocate_id(spec)
+            name = self._reserve_id(spec)
         try:
             boot = Boot(spec, name, transport.heartbeat, START_TIMEOUT if timeout is None else timeout)
+            boot.prelude = self._prelude(spec)
             started = transport.start(boot, via)
-            gateway = Gateway(spec, self, boot, started, self.output if output is None else output)
+            gateway = self.gateway_type(spec, self, boot, started, self.output if output is None else output)
         except BaseException:
             with self._lock:
                 self._ids.discard(name)
@@ -260,6 +262,14 @@ class Group:
                 self._members.append(gateway)
         gateway._open(timeout)
         return gateway
+
+    def _reserve_id(self, spec: XSpec) -> str:
+        """The id for a gateway that is about to be opened."""
+        return self.allocate_id(spec)
+
+    def _prelude(self, spec: XSpec) -> str:
+        """The program that a worker runs before anything else, with itself as ``worker``."""
+        return ""
 
     def _await(self, gateway: Gateway) -> None:
         try:

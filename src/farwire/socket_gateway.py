@@ -67,15 +67,11 @@ class _SocketGateway:
             RemoteError: the server cannot listen on that address.
             StartError: it cannot be reached.
         """
-        from .serve import script_text
         from .transports.socket import Socket
 
-        secret = os.urandom(32).hex()
-        with gateway.remote_exec(START_SERVER) as channel:
-            channel.send((script_text(), *hostport, secret))
-            host, port = channel.receive()
+        address, secret = start_server(gateway, hostport)
         here = gateway.spec.transport == "popen" and gateway.spec.via is None
-        spec = XSpec.build(socket=_address(host, port), via=None if here else gateway.id)
+        spec = XSpec.build(socket=address, via=None if here else gateway.id)
         group = gateway.group
         opened = group._start(spec, None, None, transport=Socket(secret.encode()))
         group._await(opened)
@@ -83,6 +79,21 @@ class _SocketGateway:
 
     def __repr__(self) -> str:
         return "<function SocketGateway>"
+
+
+def start_server(gateway: Gateway, hostport: tuple[str, int] = ("127.0.0.1", 0)) -> tuple[str, str]:
+    """Start a server as ``SocketGateway.new_remote`` does. Returns its address, as a spec has it, and its secret.
+
+    Raises:
+        RemoteError: the server cannot listen on that address.
+    """
+    from .serve import script_text
+
+    secret = os.urandom(32).hex()
+    with gateway.remote_exec(START_SERVER) as channel:
+        channel.send((script_text(), *hostport, secret))
+        host, port = channel.receive()
+    return _address(host, port), secret
 
 
 def _address(host: str, port: int | None) -> str:

@@ -145,7 +145,11 @@ KEYS: dict[str, Key] = {
         Key("id", text, "the gateway's name in its group"),
         Key("execmodel", one_of("thread", "main_thread_only"), "whether tasks past the first get threads of their own"),
         Key("ssh_config", text, "the ssh configuration file to use", transports=("ssh",)),
-        Key("stdio", one_of("forward", "none", "inherit"), "what becomes of the worker's output; default: forward"),
+        Key(
+            "stdio",
+            one_of("forward", "none", "inherit", "stderr"),
+            "what becomes of the worker's output; default: forward",
+        ),
         Key("dont_write_bytecode", flag, "the worker writes no .pyc files"),
         Key("heartbeat", seconds, "how often to ask a silent worker for a sign of life; 0: never"),
         Key("window", size, "how many bytes may be on their way in one direction of a channel"),

@@ -104,11 +104,12 @@ class ChannelCore(ChannelState):
 
     def handle(self) -> Channel:
         """The one handle of this channel; made again if the program dropped the last."""
-        found = self.handle_ref() if self.handle_ref is not None else None
+        found: Any = self.handle_ref() if self.handle_ref is not None else None
         if found is None:
-            found = Channel(self)
+            found = self.link.channel_type(self)
             self.handle_ref = ref(found)
-        return found
+        handle: Channel = found
+        return handle
 
     # All of these are called under the link's lock.
 

@@ -92,6 +92,8 @@ class Link:
         parent: the link that relays this one.
     """
 
+    channel_type: Any = Channel  # of the handles that programs get
+
     def __init__(
         self,
         reactor: Reactor,

@@ -79,6 +79,7 @@ class Boot:
         timeout: seconds until the worker must have answered.
         later: whether it starts without the modules of ``bundle.LATER``.
         trace: where its link is recorded, see ``trace_target``.
+        prelude: a program for the worker to run first; it must do on any Python that may be there.
     """
 
     def __init__(self, spec: XSpec, id: str, heartbeat: float, timeout: float) -> None:
@@ -90,6 +91,7 @@ class Boot:
         self.window = spec.window or WINDOW
         self.later = False
         self.trace = ""
+        self.prelude = ""
 
     def bytes(
         self, *, code: bool, chdir: str | None = None, env: dict[str, str] | None = None, nice: int | None = None
@@ -117,7 +119,7 @@ class Boot:
             "chdir": chdir or "",
             "env": env or {},
             "nice": nice or 0,
-            "stdout": spec.stdio != "none",
+            "stdout": spec.stdio not in ("none", "stderr"),
             "stderr": spec.stdio != "none",
             "execmodel": spec.execmodel or "thread",
             "heartbeat": self.heartbeat,
@@ -125,6 +127,7 @@ class Boot:
             "pickle": 5,
             "dump_signal": DUMP_SIGNAL,
             "dont_write_bytecode": bool(spec.dont_write_bytecode),
+            "prelude": self.prelude,
         }
         if trace:
             config["trace"] = trace

@@ -297,6 +297,8 @@ def main(config: dict[str, Any], link_r: int, link_w: int, stdout_r: int, pet_w:
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=worker.after_fork)
     assert main_thread_ident()
+    if config["prelude"]:
+        exec(compile(config["prelude"], "<prelude>", "exec", dont_inherit=True), {"worker": worker})
     worker.run()
 
 

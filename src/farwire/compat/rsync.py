@@ -1,0 +1,7 @@
+"""``RSync``, which is farwire's own."""
+
+from __future__ import annotations
+
+from ..rsync import RSync
+
+__all__ = ["RSync"]
