@@ -41,7 +41,21 @@ def arm(at, names):
             os.supports_dir_fd.add(step)
             setattr(os, name, step)
 """
-CHANGING = ["open", "rename", "unlink", "rmdir", "mkdir", "symlink", "link", "utime", "fchmod", "chmod", "ftruncate", "copy_file_range", "lseek"]
+CHANGING = [
+    "open",
+    "rename",
+    "unlink",
+    "rmdir",
+    "mkdir",
+    "symlink",
+    "link",
+    "utime",
+    "fchmod",
+    "chmod",
+    "ftruncate",
+    "copy_file_range",
+    "lseek",
+]
 
 PULL = (
     ARM
