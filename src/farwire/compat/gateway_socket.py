@@ -37,7 +37,7 @@ def start_via(group: Group, spec: XSpec) -> Gateway:
     keys = {
         name: value
         for name, value in vars(resolved).items()
-        if not name.startswith("_") and name not in ("socket", "via", "id")
+        if not name.startswith("_") and name not in ("popen", "socket", "via", "id")
     }
     final = Resolved.build(**keys, socket=address, via=None if here else host.id)
     final.id = spec.id
