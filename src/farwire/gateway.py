@@ -15,7 +15,7 @@ from _thread import allocate_lock
 from _weakrefset import WeakSet  # weakref and threading would cost the import of farwire half as much again
 from time import monotonic
 
-from .errors import GatewayLost, StartError, TimeoutError
+from .errors import GatewayLost, ProtocolError, StartError, TimeoutError
 from .protocol.codec import PICKLE
 from .protocol.frames import (
     EXEC,
@@ -358,6 +358,8 @@ class Gateway:
                 return
             self._ending = True
         deadline = monotonic() + REPORT_TIME
+        if isinstance(error, ProtocolError):
+            self._reactor.call(self._process.kill)  # it is not gone, and nobody listens to it any more
         self._reactor.call(self._stop_reading)
         self._reactor.call(lambda: self._await_report(error, deadline, 0.001))
 
@@ -379,10 +381,12 @@ class Gateway:
             self._reactor.later(delay, lambda: self._await_report(error, deadline, min(delay * 2, 0.05)))
             return
         if self._state == "starting":
-            from .starting import start_error, way_error
+            from .starting import protocol_error, start_error, way_error
 
             if self._way_lost is not None:
                 self._fail(way_error(self._way_lost, self.id, self._boot.spec.via or ""))
+            elif isinstance(error, ProtocolError):
+                self._fail(protocol_error(self._what_is_known(), error))
             else:
                 self._fail(start_error(self._what_is_known(), self._echoed()))
         elif isinstance(error, GatewayLost):

@@ -55,7 +55,8 @@ class Group:
         self._ids: set[str] = set()
         self._number = 0
         _groups.add(self)
-        xspecs = list(xspecs)
+        if not isinstance(xspecs, str):
+            xspecs = list(xspecs)
         if xspecs:
             try:
                 self.makegateways(xspecs)
@@ -128,8 +129,11 @@ class Group:
         Raises:
             SpecError: the spec is wrong.
             StartError: the worker did not start; the subclass says why.
+            TypeError, ValueError: an argument is something else; nothing was opened.
         """
         given = self.defaultspec if spec is None else spec
+        if not isinstance(given, (str, XSpec)):
+            raise TypeError(f"a spec is a text such as 'popen' or an XSpec, not {type(given).__name__}")
         xspec = XSpec(given) if isinstance(given, str) else given.copy()
         gateway = self._start(xspec, timeout, output)
         if wait:
@@ -231,6 +235,7 @@ class Group:
         hidden: bool = False,
         transport: Transport | None = None,
     ) -> Gateway:
+        _check_options(timeout, self.output if output is None else output)
         return _uninterrupted(lambda: self._start_here(spec, timeout, output, hidden, transport))
 
     def _start_here(
@@ -302,6 +307,17 @@ class Group:
         with self._lock:
             gateways = [*self._members, *self._hidden]
         exit_gateways(gateways, 3.0 if timeout is None else timeout)
+
+
+def _check_options(timeout: float | None, output: Output) -> None:
+    """Before anything is started; what is wrong here would show in another thread, and later."""
+    if timeout is not None:
+        if not isinstance(timeout, (int, float)):
+            raise TypeError(f"timeout is a number of seconds, not {timeout!r}")
+        if not timeout >= 0:
+            raise ValueError(f"timeout must not be negative: {timeout!r}")
+    if not (output is None or output == "forward" or callable(output) or hasattr(output, "write")):
+        raise TypeError(f"output is a function or an open file, not {output!r}")
 
 
 def _uninterrupted(start: Callable[[], Gateway]) -> Gateway:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from _thread import get_ident
+from _thread import allocate_lock, get_ident
 from collections import deque
 from time import monotonic
 
@@ -51,6 +51,7 @@ class OutputPump:
         self._thread: threading.Thread | None = None
         self._unwritten: dict[str, int] = {}  # gateway -> pieces queued, or being written
         self._midline: dict[str, str] = {}  # "stdout", "stderr" -> the gateway whose unfinished line is there
+        self._drains: list[Any] = []  # locks of threads in drain()
         self._stopping = False
 
     def put(self, sink: Output, gateway_id: str, stream: str, data: bytes, written: Written | None) -> None:
@@ -88,13 +89,16 @@ class OutputPump:
         if self._thread is None or get_ident() == self._thread.ident:
             return not self._queue
         deadline = monotonic() + timeout
-        with self._condition:
-            while not gateway_ids.isdisjoint(self._unwritten):
-                left = deadline - monotonic()
-                if left <= 0:
-                    return False
-                self._condition.wait(left)
-        return True
+        while True:
+            with self._condition:
+                if gateway_ids.isdisjoint(self._unwritten):
+                    return True
+                written = allocate_lock()
+                written.acquire()
+                self._drains.append(written)
+            left = deadline - monotonic()
+            if left <= 0 or not written.acquire(True, left):
+                return False
 
     def stop(self, timeout: float) -> None:
         """Write what is queued, end the thread."""
@@ -129,7 +133,8 @@ class OutputPump:
                 if left:
                     self._unwritten[gateway_id] = left
                 else:
-                    self._condition.notify_all()
+                    while self._drains:
+                        self._drains.pop().release()
 
     def _write(self, sink: Output, gateway_id: str, stream: str, data: bytes) -> None:
         if callable(sink):

@@ -299,7 +299,7 @@ class RSync:
                 left -= 1
                 target.error = values[0]
                 if target.error is None:
-                    target.channel.waitclose()
+                    target.channel.close()
                     _have_modules.add(report.gateway)
                     if target.finished is not None:
                         target.finished()
@@ -468,7 +468,6 @@ def pull(
             raise
         except EOFError:
             raise OSError(f"gateway {gateway.id}: the worker ended the sync too early") from None
-        channel.waitclose()
     finally:
         channel.close()
     _have_modules.add(gateway)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 # (pattern in stderr, error, message, hint); the first that matches decides. The texts are those of OpenSSH, of sh, and ours.
 RULES: tuple[tuple[str, type[StartError], str, str], ...] = (
-    (re.escape(TOO_OLD), PythonTooOld, "the interpreter is too old", "name a newer one with python="),
+    # with the version: a program that is no Python may quote the whole of stage 0
+    (re.escape(TOO_OLD) + r"\d", PythonTooOld, "the interpreter is too old", "name a newer one with python="),
     (
         r"farwire: chdir: (?P<what>.*)",
         DirectoryError,
@@ -35,6 +36,13 @@ RULES: tuple[tuple[str, type[StartError], str, str], ...] = (
         PythonNotFound,
         "no Python was found on the host",
         "name the interpreter with python=, as an absolute path if it is not in the PATH of a non-interactive login",
+    ),
+    (
+        r"Can't open user config file .*|.*terminating, \d+ bad configuration options|"
+        r".*: Bad configuration option: .*|command-line:? line \d+: .*",
+        StartError,
+        "ssh does not accept its configuration: {0}",
+        "check ssh_config= and the options before the host",
     ),
     (
         r"Could not resolve hostname",
@@ -110,6 +118,16 @@ def timeout_error(what: dict[str, Any], echoed: bool, seconds: float) -> StartEr
     if what["noise"]:
         hint = "the program wrote something, but not a worker's hello: is it a Python? " + hint
     return StartTimeout(f"no answer within {seconds:g} seconds", hint=hint, **what)
+
+
+def protocol_error(what: dict[str, Any], error: BaseException) -> StartError:
+    """What seemed to be a worker's hello was none, or what came after it made no sense."""
+    text = str(error).partition(": ")[2]  # without the gateway
+    return StartError(
+        f"the program does not speak our protocol: {text}",
+        hint="does it write to its stdout before, or beside, the worker's own bytes?",
+        **{**what, "status": ""},
+    )
 
 
 def way_error(lost: BaseException, gateway_id: str, via: str) -> StartError:

@@ -139,6 +139,7 @@ for i in range(1000):
     text = CONTROLLER + "sys.stdin.readline(); print(gateway.remote_exec('channel.send(7)').receive(), flush=True)"
     with Controller(text, code) as controller:
         controller.numbers()
+        eventually(file.exists, "the task runs")
         controller.kill(signal.SIGSTOP)
         eventually(lambda: servers.process_status(controller.pid)[0] == "T", "stopped")
         before = len(file.read_text())

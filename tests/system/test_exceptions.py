@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -42,6 +43,12 @@ def test_type_message_traceback_with_source(gw: farwire.Gateway) -> None:
     assert "_farwire" not in error.formatted
     assert "division by zero" in str(error)
     assert well(gw)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tracebacks without carets")
+def test_carets_point_at_the_place(gw: farwire.Gateway) -> None:
+    formatted = error_of(gw.remote_exec("value = 1 / 0")).formatted
+    assert "    value = 1 / 0\n            ~~^~~\n" in formatted
 
 
 def test_a_function_keeps_its_file_and_lines(gw: farwire.Gateway) -> None:
@@ -363,3 +370,56 @@ class TestInterrupts:
                 assert error.typename == "KeyboardInterrupt", error
         eventually(lambda: gw.status().numexecuting == 0, "no task is left over")
         assert well(gw)
+
+
+class TestNobodyAsks:
+    """An error that nobody receives is written to stderr, once."""
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            pytest.param("gw.remote_exec('1/0')\nask()", id="never held"),
+            pytest.param("channel = gw.remote_exec('1/0')\nask()\ndel channel\nask()", id="held, then dropped"),
+            pytest.param("gw.remote_exec('1/0').setcallback(print)\nask()\nask()", id="with a callback"),
+            pytest.param(
+                "channel = gw.remote_exec('try: channel.receive()\\nexcept EOFError: 1/0')\nchannel.close()\nask()",
+                id="closed before",
+            ),
+        ],
+    )
+    def test_is_said_once(self, code: str) -> None:
+        done = run_program(code)
+        assert done.stderr.count("ZeroDivisionError") == 1, done.stderr
+        assert "<remote exec>" in done.stderr
+        assert "farwire/worker" not in done.stderr
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            pytest.param(
+                "try: gw.remote_exec('1/0').receive()\nexcept farwire.RemoteError: pass\nask()", id="received"
+            ),
+            pytest.param(
+                "channel = gw.remote_exec('while True: channel.send(1)')\n"
+                "channel.receive()\nchannel.close()\ndel channel\nask()",
+                id="a sender whose channel is closed",
+            ),
+            pytest.param("channel = gw.remote_exec('channel.receive()')\ndel channel\nask()", id="a receiver"),
+            pytest.param(
+                "channel = gw.remote_exec('channel.receive()')\nchannel.close(error='enough')\ndel channel\nask()",
+                id="a receiver, with an error",
+            ),
+        ],
+    )
+    def test_else_it_is_quiet(self, code: str) -> None:
+        assert not run_program(code).stderr
+
+
+def run_program(code: str) -> subprocess.CompletedProcess[str]:
+    """Run a program with a gateway ``gw``; ``ask()`` returns when what was sent before has been worked off."""
+    program = (
+        "import farwire\n"
+        "gw = farwire.makegateway('popen//execmodel=main_thread_only')\n"
+        "def ask(): assert gw.remote_exec('channel.send(1)').receive(30) and gw.status(30)\n" + code + "\ngw.exit()\n"
+    )
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)

@@ -131,6 +131,22 @@ def test_the_guard_is_killed(silent: farwire.Gateway) -> None:
     eventually(lambda: not os.path.exists(f"/proc/{worker}"), "the worker is gone", 5)
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param("os.closerange(3, 256)", id="closerange"),
+        pytest.param("os.execvp('sleep', ['sleep', '100'])", id="exec"),
+    ],
+)
+def test_code_that_closes_our_descriptors(silent: farwire.Gateway, code: str) -> None:
+    """The guard keeps the link open, and the worker does not know it any more."""
+    channel = silent.remote_exec("import os; channel.send(os.getpid()); " + code)
+    worker = channel.receive(10)
+    with pytest.raises(GatewayLost, match="closed descriptors that are not its own"):
+        channel.receive(30)
+    eventually(lambda: not os.path.exists(f"/proc/{worker}"), "the worker is gone", 5)
+
+
 def test_another_gateway_goes_on(group: farwire.Group, silent: farwire.Gateway) -> None:
     other = group.makegateway("popen")
     echo = other.remote_exec("for item in channel: channel.send(item)")

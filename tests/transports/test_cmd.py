@@ -56,6 +56,11 @@ def test_the_command_sets_the_environment(group: farwire.Group) -> None:
         ("false", farwire.NotAPython, "exit status 1"),
         ("sh -c 'echo something else; exit 7'", farwire.NotAPython, "something else"),
         ("cat", farwire.NotAPython, "invalid option"),
+        (
+            "ls",
+            farwire.NotAPython,
+            "without becoming a worker",
+        ),  # it quotes our program, with what an old Python would say
         ("sh -c cat", farwire.NotAPython, "repeats what it is sent"),
         ("sh -c 'while read line; do echo $line; done; cat'", farwire.NotAPython, "repeats what it is sent"),
         ("sh -c 'kill -9 $$'", farwire.NotAPython, "SIGKILL"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -106,6 +107,27 @@ def test_not_a_python(group: farwire.Group, python: str, error: type[farwire.Sta
     assert type(caught.value) is error
     assert text in str(caught.value)
     assert not list(group)
+
+
+def test_too_few_descriptors() -> None:
+    """Those that started work, the others say what there is too little of."""
+    program = """
+import resource, farwire
+resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
+group = farwire.Group()
+try:
+    group.makegateways("12*popen")
+except farwire.StartErrors as failed:
+    for error in failed.errors.values():
+        assert type(error) is farwire.StartError, error
+        assert "Too many open files" in str(error) and "ulimit -n" in error.hint, error
+    channels = group.remote_exec("channel.send(1)")
+    assert channels.receive_each(timeout=30) == [1] * len(failed.gateways)
+    print(len(failed.errors) + len(failed.gateways))
+group.terminate()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("12\n", "")
 
 
 def test_the_environment_is_added_to_ours(group: farwire.Group, monkeypatch: pytest.MonkeyPatch) -> None:

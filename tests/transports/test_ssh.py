@@ -216,6 +216,29 @@ def test_cannot_log_in(
     assert f"-- {host} " in caught.value.command
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param("ssh=h1//ssh_config=/no/such/config", id="no such file"),
+        pytest.param("ssh=h1//ssh_config=/etc/passwd", id="another file"),
+        pytest.param("ssh=-o NoSuchOption=1 h1", id="no such option"),
+        pytest.param("ssh=-o Port=many h1", id="not a port"),
+    ],
+)
+def test_configuration_that_ssh_refuses(group: farwire.Group, sshd: servers.Sshd, spec: str) -> None:
+    with pytest.raises(farwire.StartError, match="ssh does not accept its configuration") as caught:
+        group.makegateway(spec)
+    assert type(caught.value) is farwire.StartError
+    assert "ssh_config=" in caught.value.hint
+
+
+def test_no_ssh_here(group: farwire.Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/no/such/folder")
+    with pytest.raises(farwire.PythonNotFound) as caught:
+        group.makegateway("ssh=h1")
+    assert "OpenSSH" in caught.value.hint
+
+
 def test_later_uses_are_told_too(group: farwire.Group, sshd: servers.Sshd) -> None:
     gateway = group.makegateway(spec_for(sshd, "wrongkey"), wait=False)
     channel = gateway.remote_exec("channel.send(1)")
@@ -331,7 +354,7 @@ def test_each_of_several_has_its_own_settings(group: farwire.Group, sshd: server
     for gateway in group.makegateways([spec]):
         assert gateway.info().cwd == f"{sshd.home}/fw-shared"
         code = "import os; channel.send([os.environ['FARWIRE_X'], os.nice(0)])"
-        assert gateway.remote_exec(code).receive(10) == ["1", 2]
+        assert gateway.remote_exec(code).receive(10) == ["1", os.nice(0) + 2]
 
 
 def test_several_that_cannot_log_in(group: farwire.Group, sshd: servers.Sshd) -> None:

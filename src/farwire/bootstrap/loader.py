@@ -13,6 +13,8 @@ is unread): it gives the worker a moment to end by itself, then kills its whole 
   and on the way from there into the link;
 * asks a worker that has left the link unread for a second (user code holds the interpreter lock) for its stacks, by a signal
   that faulthandler answers without the lock, and reports them the same way;
+* ends a worker whose code has closed our descriptors, or has become another program (os.exec): the link would stay open without
+  anybody who answers;
 * ends a worker whose link is silent for three heartbeats, when heartbeats are on and the worker cannot see to it itself.
 """
 
@@ -85,7 +87,7 @@ def guard(
     silence = config["heartbeat"] * 3
     petted = monotonic()
     dump = b""
-    dumped = can_dump = False
+    dumped = can_dump = deserted = False
     while True:
         if ended(pid):
             break
@@ -93,6 +95,11 @@ def guard(
         if deadline is not None:
             wait = deadline - monotonic()
             if wait <= 0:
+                if deserted:
+                    os.write(
+                        2, b"farwire: the worker's code closed descriptors that are not its own (closerange, exec)\n"
+                    )
+                    deserted = False
                 kill_group(pid)
                 wait = 1.0
         for fd, _ in poll.poll(max(1, int(wait * 1000))):
@@ -108,7 +115,9 @@ def guard(
                 if b"d" in data:
                     can_dump = True  # faulthandler answers the signal; without it, the signal would kill
                 if not data:
-                    poll.unregister(pet_r)  # the worker closed it: it is ending
+                    poll.unregister(pet_r)
+                    # The worker is ending, or has closed this and surely the link, too, and nobody would be told.
+                    over = deserted = True
             elif fd == dump_r:
                 data = os.read(dump_r, 65536)
                 if data:
@@ -119,7 +128,7 @@ def guard(
                 deadline = monotonic() + GRACE
                 for watched in {link_r, link_w}:
                     poll.unregister(watched)
-        if dump and not poll.poll(50):
+        if dump and not poll.poll(250):  # a worker that other programs push aside pauses in the midst of it
             report(b"s", b"S", dump)
             dump = b""
         if ioctl and deadline is None:

@@ -32,8 +32,9 @@ BURST = 3
 GATHER = 256
 # Frames up to this size are written at once if the line is free.
 ATOMIC_MAX = 2048
-# ``ChannelCore.sending_large`` when a part of an item was sent and the rest will not be.
+# ``ChannelCore.sending_large`` when a part of an item was sent and the rest will not be; when its parts are being sent.
 ABORT_DUE = 2
+ANNOUNCED = 3
 # What a sink gets in the place of a stream's code when no more bytes come.
 ENDED = 255
 
@@ -149,13 +150,19 @@ class ChannelCore(ChannelState):
             return self.end_error()
         return EOFError("channel %d is closed" % self.id)
 
-    def close(self, payload: bytes = b"", code: int = 0) -> None:
-        """Close it from this end. Safe to call again, also when a signal's exception interrupted the first call."""
+    def close(self, payload: bytes = b"", code: int = 0) -> bool:
+        """Close it from this end. Safe to call again, also when a signal's exception interrupted the first call.
+
+        Returns:
+            Whether that is what closed it.
+        """
+        sent = False
         if self.link.closed is None:
             if payload:
                 self.link.send_later()
-            self.link.connection.send_close(self, payload, code)
+            sent = self.link.connection.send_close(self, payload, code)
         self.closed_here()
+        return sent
 
     def closed_here(self) -> None:
         """This end closed the channel: wake whoever waits at this end."""
@@ -271,10 +278,13 @@ class Channel:
         core = getattr(self, "_core", None)  # a signal may have raised before there was one
         if core is None:
             return
-        if core.state < CLOSING and core.callback is None and core.sink is None and core.link.closed is None:
+        link = core.link
+        if core.state < CLOSING and core.callback is None and core.sink is None and link.closed is None:
             core.dropped = True
-            core.link.dropped.append(core)
-            core.link.reactor.call(core.link.close_dropped)
+        elif not (hasattr(core.ended, "decode") and link.connection.controller):
+            return
+        link.dropped.append(core)  # to be closed, or for its error that nobody has seen
+        link.reactor.call(link.close_dropped)
 
     # -- sending ------------------------------------------------------------------------------------------
 
@@ -442,22 +452,21 @@ class Channel:
                     if data is not None and len(data) >= HEADER_SIZE:
                         for hop in link.path:
                             size, id, kind, code = _unpack(item)
-                            if kind == RAW and id == hop.id and len(item) == size + HEADER_SIZE and size >= HEADER_SIZE:
-                                item = item[HEADER_SIZE:]
-                            else:
+                            if kind != RAW or id != hop.id or len(item) != size + HEADER_SIZE or size < HEADER_SIZE:
                                 break
+                            item = item[HEADER_SIZE:]
                         size, id, kind, code = _unpack(item)
                         if kind == ITEM and id == core.id and len(item) == size + HEADER_SIZE and core.direct:
                             payload = item[HEADER_SIZE:]
                             data = None
-                            outer = size
+                            outer = size + HEADER_SIZE
                             for hop in reversed(link.path):
-                                outer += HEADER_SIZE
                                 hop.received += outer
                                 hop.consumed += outer
                                 if (hop.consumed - hop.granted) * 2 >= hop.window:
                                     hop.link.consumed(hop, 0)
                                     hop.link.flush()
+                                outer += HEADER_SIZE
                             core.received += size + ITEM_COST
                             core.consumed += size + ITEM_COST
                             if (core.consumed - core.granted) * 2 >= core.window:
@@ -492,64 +501,71 @@ class Channel:
     def _receive(self, timeout: float | None) -> Any:
         core = self._core
         link = core.link
-        deadline = None if timeout is None else monotonic() + valid(timeout)
-        waiting = late = False
+        waits: list[int] = []
         try:
-            while True:
-                lead = False
-                waiter = None
-                try:
-                    with link.lock:
-                        link.sends = 0
-                        if core.items:
-                            entry = core.take()
-                            break
-                        if core.callback is not None or core.ended is not None or core.state >= CLOSING:
-                            raise core.receive_error()
-                        if late:
-                            raise TimeoutError(self._late(timeout))
-                        if not waiting:
-                            waiting = True
-                            core.waiting += 1
-                            if core.large is not None:
-                                link.connection.pay_large(core)
-                        if link.parent is None:
-                            if not (link.reading or link.followers or link.inbox or link.unfinished()):
-                                link.reading = lead = True
-                        if not lead:
-                            waiter = allocate_lock()
-                            waiter.acquire()
-                            core.receivers.append(waiter)
-                    if link.out:
-                        link.flush()
-                    if not lead and link.parent is not None and timeout != 0:
-                        root = link.root
-                        with root.lock:
-                            if not (root.reading or root.followers or root.inbox or root.closed or root.unfinished()):
-                                root.reading = lead = True
-                        if lead and not core.receivers:
-                            continue  # it came between the two locks
-                    if lead:
-                        entry = link.lead(core, deadline)
-                        if entry is not None:
-                            break
-                finally:
-                    if lead:
-                        link.root.reading = False  # first, and no call: a signal may raise in any call
-                        link.stop_leading()
-                        if waiter is not None:
-                            self._give_up(waiter)
-                if lead:
-                    late = deadline is not None and monotonic() >= deadline and not link.root.inbox
-                elif not self._wait_item(waiter, deadline):
-                    late = True
+            entry = self._wait_entry(timeout, waits)
         finally:
-            if waiting:
+            if waits:
                 with link.lock:
                     core.waiting -= 1
         if link.out:
             link.flush()
         return decode_entry(link, entry)
+
+    def _wait_entry(self, timeout: float | None, waits: list[int]) -> Any:
+        """The next entry; ``waits`` gets one when the core counts this thread among those that wait."""
+        core = self._core
+        link = core.link
+        deadline = None if timeout is None else monotonic() + valid(timeout)
+        late = False
+        one = [1]
+        while True:
+            lead = False
+            waiter = None
+            try:
+                with link.lock:
+                    link.sends = 0
+                    if core.items:
+                        return core.take()
+                    if core.callback is not None or core.ended is not None or core.state >= CLOSING:
+                        raise core.receive_error()
+                    if late:
+                        raise TimeoutError(self._late(timeout))
+                    if not waits:
+                        waits += one  # no call in between
+                        core.waiting += 1
+                        if core.large is not None:
+                            link.connection.pay_large(core)
+                    if link.parent is None:
+                        if not (link.reading or link.followers or link.inbox or link.unfinished()):
+                            link.reading = lead = True
+                    if not lead:
+                        waiter = allocate_lock()
+                        waiter.acquire()
+                        core.receivers.append(waiter)
+                if link.out:
+                    link.flush()
+                if not lead and link.parent is not None and timeout != 0:
+                    root = link.root
+                    with root.lock:
+                        if not (root.reading or root.followers or root.inbox or root.closed or root.unfinished()):
+                            root.reading = lead = True
+                    if lead and not core.receivers:
+                        continue  # it came between the two locks
+                if lead:
+                    entry = link.lead(core, deadline)
+                    if entry is not None:
+                        return entry
+            finally:
+                if lead:
+                    link.root.reading = False  # first, and no call: a signal may raise in any call
+                    link.stop_leading()
+                    if waiter is not None:
+                        self._give_up(waiter)
+            if lead:
+                late = deadline is not None and monotonic() >= deadline and not link.root.inbox
+            elif not self._wait_item(waiter, deadline):
+                late = True
 
     def _wait_item(self, waiter: Any, deadline: float | None) -> bool:
         try:

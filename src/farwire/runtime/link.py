@@ -14,7 +14,8 @@ Who owns what
 The roles are flags and not locks because a signal may raise in the main thread between any two calls: a flag and the local
 variable that says "mine" are set with no call in between, and ``finally`` gives the role back. For the same reason the results
 of reads and writes are stored before a signal can raise (``list += map(write, ...)``, ``for data in reads: break``), and a leader,
-which may be the main thread, changes no state but that of the item it takes.
+which may be the main thread, changes no state but that of the item it takes. No loop stands in a ``with`` or ``try`` whose end must
+not be missed: from 3.12 on, the jump back to a loop's beginning may not be covered by it, and a signal raises in that jump.
 
 While somebody leads, the reactor does not poll the link (else each answer would wake two threads). It comes back when the leader
 has been gone for ``TICK``, or at once when another thread starts to wait.
@@ -347,8 +348,7 @@ class Link:
                     if self.writing:
                         return
                     self.writing = mine = True
-                while self._write_some():
-                    pass
+                all(iter(self._write_some, False))
             finally:
                 if mine:
                     self.writing = False
@@ -727,6 +727,8 @@ class Link:
                 core.end(EOFError("channel %d: the other end sends no more" % core.id), False)
             elif kind == CLOSE:
                 core.end(_CloseError(self, code, payload) if payload else None)
+                if payload and core.sink is None and core.handle_ref is not None and core.handle_ref() is None:
+                    self.dropped.append(core)  # nobody will ask for the error
             elif kind == PING:
                 pass  # the answer is queued; that it came is noted in last_heard
             else:
@@ -763,7 +765,7 @@ class Link:
         self._deferred.append(_Call(function, *args))
 
     def close_dropped(self) -> None:
-        """Close the channels whose handles were garbage collected."""
+        """Close the channels whose handles were garbage collected, and say what they were closed with."""
         while self.dropped:
             core = self.dropped.popleft()
             with self.lock:
@@ -772,6 +774,14 @@ class Link:
                         core.large.unpaid = 0
                     self.connection.lift(core)
                     self.connection.send_close(core)
+                ended = core.ended
+                unseen = hasattr(ended, "decode") and not core.error_taken
+                if unseen:
+                    core.error_taken = True
+            if unseen:
+                from .remote_error import report_unseen
+
+                report_unseen(core, ended.decode())
         self.flush()
 
     # -- waiting ----------------------------------------------------------------------------------------------
@@ -930,15 +940,22 @@ class Link:
         """Withdraw the item of which only parts were sent, if there is one. May be called again."""
         if core.sending_large == ABORT_DUE:
             with self.lock:
-                for fragment in [each for each in self.bulk if each.core is core]:
-                    # not a byte of it is written: take it back, with its credit
-                    self.bulk.remove(fragment)
-                    core.credit += len(fragment.buffers[1])
+                self._take_back(core)
                 if self.closed is None and can_send(core):
                     self.out.append(_pack(0, core.id, ABORT, 0))
                 core.sending_large = 0
                 core.wake_senders()
         self.flush()
+
+    def _take_back(self, core: ChannelCore) -> None:
+        """Under the lock: the part in the queue, of which not a byte is written, and its credit."""
+        bulk = self.bulk
+        for index in range(len(bulk)):
+            if bulk[index].core is core:
+                size = len(bulk[index].buffers[1])
+                core.credit += size
+                del bulk[index]
+                return
 
     def lost(self) -> BaseException:
         """A fresh error saying how the link ended."""

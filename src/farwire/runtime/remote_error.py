@@ -128,6 +128,21 @@ def decode_error(decode: Callable[[int, Any], Any], code: int, payload: bytes) -
         return RemoteError("the other end closed the channel with an error that cannot be read: %r" % (fault,))
 
 
+def report_unseen(core: Any, error: BaseException) -> None:
+    """A task failed, and its channel was dropped without anybody asking: it is said on stderr."""
+    import sys
+
+    text = "farwire: the task of channel %d, gateway %s, failed, and nobody received its error:\n%s\n" % (
+        core.id,
+        core.link.gateway.id,
+        str(error).rstrip("\n"),
+    )
+    try:
+        sys.stderr.write(text)
+    except Exception:  # noqa: BLE001 - closed, or None at the end of the interpreter: there is nowhere else to say it
+        pass
+
+
 def _build(found: dict[str, Any], depth: int = 0) -> RemoteError:
     cause = found.get("cause")
     return RemoteError(
@@ -147,4 +162,5 @@ def add_source(filename: str, text: str) -> None:
     """Let tracebacks show lines of code that exists in memory only."""
     import linecache
 
-    linecache.cache[filename] = (len(text), None, text.splitlines(True), filename)
+    # Each line with its end: by that the traceback of Python 3.11 counts where its carets go.
+    linecache.cache[filename] = (len(text), None, [line + "\n" for line in text.splitlines()], filename)

@@ -11,7 +11,7 @@ from time import monotonic
 from ..protocol.connection import can_send
 from ..protocol.errors import TimeoutError
 from ..protocol.frames import FRAGMENT, HEADER, INLINE_MAX, ITEM_COST, LARGE, PART
-from .channel import ABORT_DUE, valid
+from .channel import ABORT_DUE, ANNOUNCED, valid
 from .link import Fragment
 
 TYPE_CHECKING = False
@@ -68,50 +68,56 @@ def _send_large(
         TimeoutError: the deadline passed first; the item is withdrawn, the receiver never sees it.
         ChannelClosed, GatewayLost.
     """
-    head = _pack(8, core.id, LARGE, code) + _U64.pack(total)
-    mine = announced = complete = False
+    mine = False
     try:
         with link.lock:
             if core.sending_large:
                 return False
             core.sending_large = mine = True
-        while not announced:
-            with link.lock:
-                if _has_credit(link, core, ITEM_COST):
-                    core.credit -= ITEM_COST
-                    announced = True
-                    link.out.append(head)
-                    break
-                waiter = core.add_sender()
-            _wait_credit(link, core, waiter, deadline)
-        for chunk in chunks:
-            view = memoryview(chunk)
-            size = len(view)
-            pos = 0
-            while pos < size:
-                with link.lock:
-                    fragment = waiter = None
-                    count = 0
-                    if _has_credit(link, core, 1):
-                        count = min(core.credit, FRAGMENT, size - pos)
-                        fragment = Fragment([_pack(count, core.id, PART, 0), view[pos : pos + count]], core)
-                        core.credit -= count
-                        link.bulk.append(fragment)
-                    else:
-                        waiter = core.add_sender()
-                if fragment is None:
-                    _wait_credit(link, core, waiter, deadline)
-                else:
-                    _write_fragment(link, fragment, core, deadline)
-                    pos += count
-        complete = True
+        _send_parts(link, core, code, chunks, total, deadline)
     finally:
         if mine:
-            core.sending_large = ABORT_DUE if announced and not complete else 0
+            core.sending_large = ABORT_DUE if core.sending_large == ANNOUNCED else 0
             with link.lock:
                 core.wake_senders()
             link.settle(core)
     return True
+
+
+def _send_parts(
+    link: Link, core: ChannelCore, code: int, chunks: list[Any], total: int, deadline: float | None
+) -> None:
+    head = _pack(8, core.id, LARGE, code) + _U64.pack(total)
+    while core.sending_large != ANNOUNCED:
+        with link.lock:
+            if _has_credit(link, core, ITEM_COST):
+                core.credit -= ITEM_COST
+                core.sending_large = ANNOUNCED
+                link.out.append(head)
+                break
+            waiter = core.add_sender()
+        _wait_credit(link, core, waiter, deadline)
+    for chunk in chunks:
+        view = memoryview(chunk)
+        size = len(view)
+        pos = 0
+        while pos < size:
+            with link.lock:
+                fragment = waiter = None
+                count = 0
+                if _has_credit(link, core, 1):
+                    count = min(core.credit, FRAGMENT, size - pos)
+                    fragment = Fragment([_pack(count, core.id, PART, 0), view[pos : pos + count]], core)
+                    core.credit -= count
+                    link.bulk.append(fragment)
+                else:
+                    waiter = core.add_sender()
+            if fragment is None:
+                _wait_credit(link, core, waiter, deadline)
+            else:
+                _write_fragment(link, fragment, core, deadline)
+                pos += count
+    core.sending_large = True  # it is complete
 
 
 def _has_credit(link: Link, core: ChannelCore, least: int) -> bool:

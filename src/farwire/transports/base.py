@@ -8,12 +8,13 @@ implements ``start``.
 from __future__ import annotations
 
 import _signal
+import errno
 import marshal
 import os
 import sys
 
 from ..bootstrap.stage0 import CODE, SOURCE
-from ..errors import DirectoryError, NotAPython, PythonNotFound, SpecError
+from ..errors import DirectoryError, NotAPython, PythonNotFound, SpecError, StartError
 from ..protocol.frames import WINDOW
 from ..runtime.stream import FdStream
 from ..supervisor import LocalProcess
@@ -242,6 +243,23 @@ class CommandTransport:
         return start_local(boot, command, first)
 
 
+NOT_FOUND_HINT = "name an existing program; python= takes a name, a path, a command line or a version such as 3.9"
+NOT_FOUND_HINTS = {
+    "ssh": "the program ssh must be in PATH here: install an OpenSSH client",
+    "cmd": "cmd= begins with a program that is in PATH here, or with the path of one",
+}
+# Not the fault of the program: what this process or machine may have is used up.
+WONT_RUN: dict[int, tuple[type[StartError], str]] = {
+    errno.EMFILE: (
+        StartError,
+        "a gateway takes three descriptors here: allow more (ulimit -n), or exit() some gateways",
+    ),
+    errno.ENFILE: (StartError, "this machine has no more descriptors"),
+    errno.EAGAIN: (StartError, "this user may have no more processes: allow more (ulimit -u), or end some"),
+    errno.ENOMEM: (StartError, "this machine has no more memory"),
+}
+
+
 def start_local(boot: Boot, command: Command, first: list[bytes]) -> Started:
     """Run a command on this machine."""
     cwd = None
@@ -268,11 +286,12 @@ def start_local(boot: Boot, command: Command, first: list[bytes]) -> Started:
             f"{command.argv[0]!r} cannot be run: {error.strerror}",
             gateway_id=boot.id,
             command=shown,
-            hint="name an existing program; python= takes a name, a path, a command line or a version such as 3.9",
+            hint=NOT_FOUND_HINTS.get(boot.spec.transport, NOT_FOUND_HINT),
         ) from error
     except OSError as error:
-        raise NotAPython(
-            f"{command.argv[0]!r} cannot be run: {error.strerror}", gateway_id=boot.id, command=shown
+        kind, hint = WONT_RUN.get(error.errno or 0, (NotAPython, ""))
+        raise kind(
+            f"{command.argv[0]!r} cannot be run: {error.strerror}", gateway_id=boot.id, command=shown, hint=hint
         ) from error
     return Started(
         FdStream(process.read_fd, process.write_fd),

@@ -304,31 +304,31 @@ class TlsFilter:
     def write(self, buffers: Sequence[bytes | memoryview], results: list[int]) -> int:
         """Encrypt as much as the link below takes soon. Returns the count; ``results`` as ``Link.raw_write`` says."""
         try:
-            return self._write(buffers, results)
+            with self._lock:
+                return self._encrypt(buffers, results)
         except BaseException:
             # Out of a signal's handler: what is encrypted counts as written, so nobody else would see to it.
-            self.link.reactor.call(self._writable)
+            self._write_soon()
             raise
 
-    def _write(self, buffers: Sequence[bytes | memoryview], results: list[int]) -> int:
+    def _encrypt(self, buffers: Sequence[bytes | memoryview], results: list[int]) -> int:
         total = 0
-        with self._lock:
-            if not self._transmit():
-                return 0
-            for buffer in buffers:
-                view = memoryview(buffer)
-                while view:
-                    # All of it becomes one record. The write is Python code, in which a signal may raise when that is done.
-                    size = [min(len(view), RECORD)]
-                    try:
-                        self._tls.write(view[:RECORD])
-                    finally:
-                        if self._outgoing.pending:
-                            results += size
-                    total += size[0]
-                    view = view[RECORD:]
-                    if not self._transmit():
-                        return total
+        if not self._transmit():
+            return 0
+        for buffer in buffers:
+            view = memoryview(buffer)
+            while view:
+                # All of it becomes one record. The write is Python code, in which a signal may raise when that is done.
+                size = [min(len(view), RECORD)]
+                try:
+                    self._tls.write(view[:RECORD])
+                finally:
+                    if self._outgoing.pending:
+                        results += size
+                total += size[0]
+                view = view[RECORD:]
+                if not self._transmit():
+                    return total
         return total
 
     def wait_writable(self, callback: Callable[[], None]) -> bool:
@@ -355,10 +355,14 @@ class TlsFilter:
             if not self._stream.write([self._rest], self._counts):
                 if self._asked:
                     return False
-                now = self._stream.wait_writable(self._writable)
+                now = self._stream.wait_writable(self._write_soon)
                 self._asked = True
                 if not now:
                     return False
+
+    def _write_soon(self) -> None:
+        # Not at once: whoever calls may be in the midst of writing for us.
+        self.link.reactor.call(self._writable)
 
     def _writable(self) -> None:
         callback = None

@@ -17,6 +17,7 @@ from _collections import deque
 from _thread import allocate_lock, start_new_thread
 from struct import Struct
 
+from ..protocol.errors import ChannelClosed, RemoteError
 from ..protocol.frames import TASK_CALL
 from ..runtime.threads import import_threading
 
@@ -206,13 +207,19 @@ class Tasks:
                 except BaseException as exc:  # noqa: BLE001 - no end of tries: user code is involved
                     names = type(task.error).__name__, type(exc).__name__
                     task.end = encode_error("the task raised %s; to describe it raised %s" % names)
-            task.error = None
         # Before the controller hears of the end: a task that it sends then finds the main thread free.
         with self._lock:
             task.ended = True
         link = self.link
         with link.lock:
-            task.channel._core.close(*task.end)
+            told = task.channel._core.close(*task.end)
+        error, task.error = task.error, None
+        if error is not None and not told and not issubclass(type(error), (ChannelClosed, RemoteError)):
+            # the controller had closed or dropped the channel already: it still gets what is written to stderr
+            from ..runtime.remote_error import format_exception
+
+            _write_error(format_exception(error))
+            flush_output()
         link.flush()
         link.wake_leader()
 
@@ -281,6 +288,13 @@ def _end_forked(error: BaseException | None) -> None:
         status = 1
     flush_output()
     os._exit(status & 255)
+
+
+def _write_error(text: str) -> None:
+    try:
+        sys.stderr.write(text)
+    except BaseException:  # noqa: BLE001 - stderr is closed, or was replaced by user code
+        pass
 
 
 def _print_error(error: BaseException) -> None:
