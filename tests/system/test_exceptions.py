@@ -393,6 +393,11 @@ class TestNobodyAsks:
         assert "<remote exec>" in done.stderr
         assert "farwire/worker" not in done.stderr
 
+    def test_each_of_many(self) -> None:
+        """Whoever is first: the one who drops the channel, the task, or the thread that reads."""
+        done = run_program("for _ in range(300):\n    gw.remote_exec('1/0')\n    ask()")
+        assert done.stderr.count("ZeroDivisionError") == 300
+
     @pytest.mark.parametrize(
         "code",
         [

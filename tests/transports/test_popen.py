@@ -13,7 +13,13 @@ import pytest
 
 import farwire
 import servers
-from farwire.testing import ChannelConformance, GatewayConformance, StartConformance, TaskConformance
+from farwire.testing import (
+    ChannelConformance,
+    GatewayConformance,
+    OutputConformance,
+    StartConformance,
+    TaskConformance,
+)
 
 PYPY = shutil.which("pypy3")
 PYTHON_2 = sorted(map(str, Path("~/.pyenv/versions").expanduser().glob("2.*/bin/python")))
@@ -33,7 +39,7 @@ class TestInterpreters(StartConformance, TaskConformance, ChannelConformance):
 
 
 @pytest.mark.skipif(PYPY is None, reason="no pypy3 here (Debian: apt install pypy3)")
-class TestPyPy(StartConformance, TaskConformance, ChannelConformance):
+class TestPyPy(StartConformance, TaskConformance, ChannelConformance, OutputConformance):
     @pytest.fixture
     def specs(self) -> list[str]:
         return [f"popen//python={PYPY}"]

@@ -281,7 +281,7 @@ class Channel:
         link = core.link
         if core.state < CLOSING and core.callback is None and core.sink is None and link.closed is None:
             core.dropped = True
-        elif not (hasattr(core.ended, "decode") and link.connection.controller):
+        elif not (hasattr(core.ended, "decode") and core.sink is None and link.connection.controller):
             return
         link.dropped.append(core)  # to be closed, or for its error that nobody has seen
         link.reactor.call(link.close_dropped)

@@ -727,8 +727,9 @@ class Link:
                 core.end(EOFError("channel %d: the other end sends no more" % core.id), False)
             elif kind == CLOSE:
                 core.end(_CloseError(self, code, payload) if payload else None)
-                if payload and core.sink is None and core.handle_ref is not None and core.handle_ref() is None:
-                    self.dropped.append(core)  # nobody will ask for the error
+                if payload and core.sink is None and core.handle_ref is not None:
+                    if core.dropped or core.handle_ref() is None:  # it is there as long as its __del__ runs
+                        self.dropped.append(core)  # nobody will ask for the error
             elif kind == PING:
                 pass  # the answer is queued; that it came is noted in last_heard
             else:

@@ -16,11 +16,10 @@ Imported when the process writes something.
 
 from __future__ import annotations
 
-import os
-
 from ..protocol.frames import HEADER, RAW, STDOUT
 from ..runtime.link import Fragment
 from ..runtime.reactor import POLLIN
+from ..runtime.stream import readv
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ class Forwarder:
         shared[16 : 16 + size] = self.empty[:size]
         shared[:16] = self.count.to_bytes(8, "little") + size.to_bytes(8, "little")
         try:
-            size = os.readv(self.fd, [shared[16 : 16 + size]])
+            size = readv(self.fd, [shared[16 : 16 + size]])
         except BlockingIOError:
             size = 0
         if not size:
