@@ -19,6 +19,7 @@ from farwire.cli.trace import NotATrace, read
 from farwire.protocol.frames import HEADER, HEADER_SIZE, NAMES, RAW
 from farwire.runtime import trace
 from farwire.runtime.trace import NOTE, RECEIVED, RECORD, SENT, describe
+from socket_server import Server
 
 SRC = Path(trace.__file__).parents[2]
 Frames = dict[tuple[str, int, str], list[bytes]]
@@ -124,6 +125,18 @@ def test_via(tmp_path: Path) -> None:
     raw = [frame for frame in outer if frame[8] == RAW]
     assert raw
     assert {len(frame) for frame in raw} == {HEADER_SIZE}
+
+
+@pytest.mark.parametrize("kind", ["tcp_server", "tls_server"])
+def test_socket(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Directly, and through a worker: then what goes over its link is encrypted, if it is TLS."""
+    server: Server = request.getfixturevalue(kind)
+    (tmp_path / "direct").mkdir()
+    run(TRAFFIC, str(tmp_path / "direct" / "t"), f"{server.spec}//id=gw")
+    agree(tmp_path / "direct", "gw")
+    (tmp_path / "via").mkdir()
+    run(TRAFFIC, str(tmp_path / "via" / "t"), "popen//id=hop", f"{server.spec}//id=gw//via=hop")
+    agree(tmp_path / "via", "hop", "gw")
 
 
 @pytest.mark.needs_sshd

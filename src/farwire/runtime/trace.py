@@ -110,6 +110,8 @@ class Tracer:
             _received[read_fd] = traced.received
             reads = iter(partial(os.read, read_fd, link_module.READ_SIZE), b"")
             link.reads = iter(partial(_lead, link, traced.received, reads), b"")
+        elif link.stream.encrypted:
+            _trace_plain(link, traced)
         else:
             below = self.links.get(id(link.parent))
             if below is not None:
@@ -157,6 +159,26 @@ class Tracer:
             os.write(2, ("farwire: %s: the trace ends: %s\n" % (self.who, error)).encode("utf-8", "backslashreplace"))
         except OSError:  # nobody reads stderr
             pass
+
+
+def _trace_plain(link: Link, traced: _TracedLink) -> None:
+    """A relayed link that is encrypted: its frames are not to be found in those of the link below."""
+    feed = link.feed
+    write = link.stream.write
+
+    def traced_feed(data: bytes) -> None:
+        traced.received.take((data,), len(data))
+        feed(data)
+
+    def traced_write(buffers: Sequence[Data], results: list[int]) -> Any:
+        before = len(results)
+        try:
+            return write(buffers, results)
+        finally:
+            traced.sent.take(buffers, sum(results[before:]))
+
+    link.feed = traced_feed  # type: ignore[method-assign]
+    link.stream.write = traced_write
 
 
 class _TracedLink:
@@ -218,7 +240,7 @@ class _Stream:
             data = self.noise + view
             at = data.find(self.marker)
             if at < 0:
-                self.noise = data
+                self.noise = data if len(data) < 1 << 16 else data[-1024:]
                 return
             if at:
                 records.append(

@@ -380,6 +380,8 @@ class TlsFilter:
 class TlsRelayedStream(RelayedStream):
     """A relayed stream with TLS on it."""
 
+    encrypted = True
+
     def __init__(self, source: RawInput, tls: TlsFilter) -> None:
         super().__init__(source)
         self.input = tls

@@ -96,8 +96,13 @@ class RawInput:
 
 
 class RelayedStream:
-    """A byte stream that is a RAW channel of another link."""
+    """A byte stream that is a RAW channel of another link.
 
+    Attributes:
+        encrypted: what is on that channel is not what is written here.
+    """
+
+    encrypted = False
     atomic = 0
     read_fd = -1
     write_fd = -2
