@@ -60,6 +60,9 @@ EXIT_TIMEOUT = 3.0
 REPORT_TIME = 2.0
 NOISE_SHOWN = 4096
 STDERR_KEPT = 8192
+# Seconds without a sign of life, at the least, before a gateway is given up. The guard, which answers for a worker that cannot, looks
+# once in a second and notices at the second look.
+LEAST_SILENCE = 5.0
 REPORT_MAX = 2 << 20
 
 _reactor: Reactor | None = None
@@ -172,6 +175,9 @@ class Gateway:
         self._next_request = 1
         self._info: RInfo | None = None
         self._pongs = 0
+        self._pinged_at = 0.0
+        self._unanswered = 0
+        self._alive_at = 0.0  # when the guard said that the worker is there though it does not answer
         self._start_timer: Any = None
         self._reactor = the_reactor()
         self._link = Link(
@@ -389,6 +395,13 @@ class Gateway:
                 self._fail(protocol_error(self._what_is_known(), error))
             else:
                 self._fail(start_error(self._what_is_known(), self._echoed()))
+        elif isinstance(error, _Silence):
+            self._fail(
+                GatewayLost(
+                    f"gateway {self.id}: nothing was heard of the worker for {error}, and it was asked: the line to "
+                    f"{self._started.address or 'it'} is cut, or its machine is stopped or overloaded (heartbeat=0 turns this off)"
+                )
+            )
         elif isinstance(error, GatewayLost):
             self._fail(GatewayLost(self._obituary()))
         else:
@@ -461,10 +474,21 @@ class Gateway:
         self._closed.set()
 
     def _ping(self) -> None:
-        """Three missed answers are no death: user code may hold the worker's lock. But the worker counts ours."""
-        if self._state == "live" and not self._ending:
-            self._link.send_frame(PING)
-            self._reactor.later(self._boot.heartbeat, self._ping)
+        """Ask for a sign of life, and count what is not answered: by the worker, or, when user code holds its lock, by its guard."""
+        if self._state != "live" or self._ending:
+            return
+        now = monotonic()
+        heard = max(self._link.last_heard, self._alive_at)
+        # Counted in pings as well as in seconds, because this process may have been stopped for a while.
+        self._unanswered = 0 if heard >= self._pinged_at else self._unanswered + 1
+        deaf = self._stderr_waits or self._boot.spec.stdio == "none"  # the guard would not be heard
+        if self._unanswered >= 3 and now - heard > LEAST_SILENCE and not deaf:
+            self._reactor.call(self._process.kill)
+            self.link_ended(self._link, _Silence(f"{now - heard:.0f} seconds"))
+            return
+        self._pinged_at = now
+        self._link.send_frame(PING)
+        self._reactor.later(self._boot.heartbeat, self._ping)
 
     # -- output -------------------------------------------------------------------------------------------------
 
@@ -585,6 +609,8 @@ class Gateway:
         """The guard's words on stderr (see ``bootstrap/loader.py``)."""
         if kind == b"X" and data.isdigit():
             self._worker_status = int(data)
+        elif kind == b"A":
+            self._alive_at = monotonic()
         elif kind == b"O":
             self._stdout_rest += data
         elif kind in (b"b", b"B"):
@@ -874,6 +900,10 @@ def _exit_layer(gateways: list[Gateway], start: float, share: float) -> None:
 
 def _wait_all(gateways: list[Gateway], deadline: float) -> bool:
     return all(gateway._closed.wait(max(0.0, deadline - monotonic())) for gateway in gateways)
+
+
+class _Silence(GatewayLost):
+    """Heartbeats were not answered; the text says for how long."""
 
 
 class _GuardReports:

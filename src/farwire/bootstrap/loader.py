@@ -12,7 +12,7 @@ is unread): it gives the worker a moment to end by itself, then kills its whole 
 * reports on stderr, between marks that only the controller knows, how the worker ended and what was left of its stdout, in the pipe
   and on the way from there into the link;
 * asks a worker that has left the link unread for a second (user code holds the interpreter lock) for its stacks, by a signal
-  that faulthandler answers without the lock, and reports them the same way;
+  that faulthandler answers without the lock, and reports them the same way; with heartbeats on, it says that such a worker is alive;
 * ends a worker whose code has closed our descriptors, or has become another program (os.exec): the link would stay open without
   anybody who answers;
 * ends a worker whose link is silent for three heartbeats, when heartbeats are on and the worker cannot see to it itself.
@@ -60,7 +60,7 @@ def guard(
         ready.register(2, select.POLLOUT)
         while True:
             piece, data = data[:room], data[room:]
-            if not ready.poll(1000):  # it is full and nobody reads it
+            if not ready.poll(1000 if piece else 0):  # it is full and nobody reads it
                 return
             try:
                 os.write(2, mark + (part if data else last) + b"%08d" % len(piece) + piece)
@@ -145,6 +145,8 @@ def guard(
                 if now:
                     petted = monotonic()
             unread = now
+            if silence and now:
+                report(b"A", b"A", b"")
             if silence and monotonic() - petted > silence:
                 deadline = monotonic()
     kill_group(pid)
