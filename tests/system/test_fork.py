@@ -13,8 +13,8 @@ from processes import Controller, eventually
 
 
 def run(text: str, *args: str) -> str:
-    with Controller(text, *args) as controller:
-        status, out, err = controller.finish()
+    with Controller(text, *args, flags=("-X", "faulthandler")) as controller:
+        status, out, err = controller.finish(timeout=50)
         assert (status, err) == (0, "")
         controller.all_gone()
         return out
