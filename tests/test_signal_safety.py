@@ -35,6 +35,7 @@ ELSEWHERE = {
     "TlsFilter._decrypt",
     "Tasks.close",
     "_format_one",
+    "_Stream.take",
 }
 
 
@@ -47,14 +48,17 @@ def codes(code: CodeType) -> Iterator[CodeType]:
 
 def loops_that_leave_their_block(code: CodeType) -> list[int]:
     """Lines of loops, of which the beginning is covered by a handler and the jump back to it is not."""
-    entries = list(dis.Bytecode(code).exception_entries)  # type: ignore[attr-defined]
+    instructions = list(dis.get_instructions(code))
+    # Not what the compiler makes for comprehensions and generators.
+    blocks = {each.offset for each in instructions if each.opname == "PUSH_EXC_INFO"}
+    entries = [each for each in dis.Bytecode(code).exception_entries if each.target in blocks]  # type: ignore[attr-defined]
 
     def handlers(offset: int) -> set[int]:
         return {entry.target for entry in entries if entry.start <= offset < entry.end}
 
     found = []
     line = code.co_firstlineno
-    for instruction in dis.get_instructions(code):
+    for instruction in instructions:
         if instruction.positions is not None and instruction.positions.lineno:  # type: ignore[attr-defined]
             line = instruction.positions.lineno  # type: ignore[attr-defined]
         if "JUMP_BACKWARD" in instruction.opname and not handlers(instruction.argval) <= handlers(instruction.offset):

@@ -62,8 +62,10 @@ CONTROLLER = """
 import sys, time
 import farwire
 gateway = farwire.makegateway("popen")
-channel = gateway.remote_exec("import os; channel.send(os.getpid())\\n" + sys.argv[1])
+# it is told to go on when its word is here: a C call may hold the interpreter lock before the word is written
+channel = gateway.remote_exec("import os; channel.send(os.getpid()); channel.receive()\\n" + sys.argv[1])
 worker = channel.receive()
+channel.send("go on")
 sys.stdout.write(f"{gateway._process.pid} {worker}\\n")  # one write: output of the worker may come in between
 sys.stdout.flush()
 """

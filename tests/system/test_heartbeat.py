@@ -34,8 +34,11 @@ CONTROLLER = """
 import sys
 import farwire
 gateway = farwire.makegateway(f"popen//heartbeat={sys.argv[2]}", output=lambda *args: None)
-channel = gateway.remote_exec("import os; channel.send(os.getpid())\\n" + sys.argv[1])
-sys.stdout.write(f"{gateway._process.pid} {channel.receive()}\\n")
+# it is told to go on when its word is here: a C call may hold the interpreter lock before the word is written
+channel = gateway.remote_exec("import os; channel.send(os.getpid()); channel.receive()\\n" + sys.argv[1])
+worker = channel.receive()
+channel.send("go on")
+sys.stdout.write(f"{gateway._process.pid} {worker}\\n")
 sys.stdout.flush()
 for line in sys.stdin:
     print(gateway.hasreceiver(), flush=True)
@@ -130,8 +133,10 @@ def test_a_line_that_goes_silent(group: farwire.Group, tcp_server: Server, busy:
     try:
         spec = f"socket={line.address}//secret_file={tcp_server.secret_file}//heartbeat={HEARTBEAT}"
         gateway = group.makegateway(spec, output=lambda *args: None)
-        channel = gateway.remote_exec("import os; channel.send((os.getpid(), os.getppid()))\n" + BUSY[busy])
+        code = "import os; channel.send((os.getpid(), os.getppid())); channel.receive()\n" + BUSY[busy]
+        channel = gateway.remote_exec(code)
         pids = channel.receive(timeout=20)
+        channel.send("go on")
         line.cut.set()
         eventually(lambda: not any(map(servers.is_alive, pids)), "worker and guard are gone", NOTICED)
         with pytest.raises(GatewayLost, match="nothing was heard of the worker for"):

@@ -19,7 +19,7 @@ gateway = farwire.makegateway("popen")
 echo = gateway.remote_exec("for item in channel: channel.send(item)")
 echo.send(1)
 echo.receive()
-silent = gateway.remote_exec("channel.receive()")
+silent = gateway.remote_exec("import threading; threading.Event().wait()")
 try:
     sys.stdout.write(f"{gateway._process.worker_pid}\\n")
     sys.stdout.flush()

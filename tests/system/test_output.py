@@ -157,6 +157,7 @@ def test_a_grandchild_that_keeps_stdout_open_does_not_delay_the_end(group: farwi
     try:
         channel.waitclose(timeout=5)
         eventually(lambda: b"started" in sink.out, "it runs")
+        eventually(lambda: os.getsid(pid) == pid, "it went away from the worker's processes")
         gw.exit(timeout=3)
         assert b"done\n" in sink.out
         assert not gw.hasreceiver()
