@@ -367,3 +367,18 @@ def test_flow_control_bounds_memory(gw: farwire.Gateway) -> None:
     assert rss() - before < 24 << 20
     assert sum(1 for _ in channel) == 6000
     assert rss() - before < 40 << 20
+
+
+def test_what_was_sent_before_a_call_that_keeps_the_interpreter_lock(gw: farwire.Gateway) -> None:
+    """It is on its way, whatever the worker's other thread had to do at that moment."""
+    channel = gw.remote_exec(
+        """
+        import time
+        for i in range(8):
+            channel.send(i)
+            time.sleep(0.003)
+        channel.send("now")
+        sum(range(10**12))
+        """
+    )
+    assert [channel.receive(timeout=20) for _ in range(9)] == [*range(8), "now"]

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
 _pack = HEADER.pack
 _unpack = HEADER.unpack_from
-# After this many sends without a receive, frames are gathered for one write instead of written one by one.
+# After this many sends without a receive or a pause, frames are gathered for one write instead of written one by one.
 BURST = 3
+# Seconds without a send after which the next is none of a stream: what a program sends before a long call that holds the interpreter
+# lock is to be on its way before that.
+PAUSE = 0.001
 GATHER = 256
 # Frames up to this size are written at once if the line is free.
 ATOMIC_MAX = 2048
@@ -318,6 +321,11 @@ class Channel:
                         if core.state == OPEN and core.credit >= size + ITEM_COST and not core.sending_large:
                             core.credit -= size + ITEM_COST
                             link.sends += 1
+                            if link.sends > BURST:
+                                now = monotonic()
+                                if now - link.sent_at > PAUSE:
+                                    link.sends = 1
+                                link.sent_at = now
                             if link.sends <= BURST and link.atomic and not (link.out or link.writing or link.pending):
                                 # The short cut: the frame can be written at once, whole or not at all.
                                 link.writing = mine = True
@@ -349,6 +357,8 @@ class Channel:
                 if queued:
                     if link.sends <= BURST or len(link.out) >= GATHER:
                         self._flush()
+                        if link.writing and link.sends <= BURST:
+                            link.yield_to_writer()
                     elif not link.flush_asked:
                         try:
                             link.flush_asked = True

@@ -31,7 +31,7 @@ import os
 from _collections import deque
 from _thread import allocate_lock
 from os import read, write
-from time import monotonic
+from time import monotonic, sleep
 
 from ..protocol.codec import Decoder, Encoder
 from ..protocol.connection import Connection, can_send
@@ -123,7 +123,8 @@ class Link:
         self.closed: BaseException | None = None
         self.close_reason: BaseException | None = None
         self.last_heard = monotonic()
-        self.sends = 0  # since the last receive
+        self.sends = 0  # since the last receive, or pause
+        self.sent_at = 0.0  # when the last of a stream was sent
         self.encode: Any = None
         self.decode: Any = Decoder(self._channel_by_id).decode
         self.set_pickle_protocol(pickle_protocol)
@@ -320,6 +321,17 @@ class Link:
             self.flush_asked = True
             self.reactor.call(self.flush_gathered)
         return True
+
+    def yield_to_writer(self) -> None:
+        """In a worker: let the thread that is writing have the interpreter lock, so that it finds what we have queued.
+
+        The program may go on to a call that keeps the lock for long.
+        """
+        if not self.connection.controller:
+            for _ in range(20):
+                if not (self.writing and self.out):
+                    break
+                sleep(0.0001)
 
     def flush_gathered(self) -> None:
         self.flush_asked = False
