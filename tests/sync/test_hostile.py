@@ -233,6 +233,8 @@ BEGIN = (m.BEGIN, 0, 0, 5)
         [*LISTED, BEGIN, BEGIN],
         [*LISTED, BEGIN, b"more than was announced"],
         [*LISTED, BEGIN, (m.HOLE, 6)],
+        [*LISTED, BEGIN, (m.SKIP, 0, 1, "why")],
+        [*LISTED, BEGIN, (m.SAME, 0, 0, FILE, 0)],
         [*LISTED, BEGIN, (m.HOLE, -1)],
         [*LISTED, BEGIN, (m.HOLE, 1 << 70)],
         [*LISTED, BEGIN, (m.OLD, 0, 5)],

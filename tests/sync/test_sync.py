@@ -232,6 +232,40 @@ def test_a_file_that_changes_while_it_is_read(gw: Gateway, source: Path, target:
     assert_same(source, target)
 
 
+@pytest.mark.parametrize("old", [None, b"old", random.Random(5).randbytes(2 << 20)], ids=["none", "small", "large"])
+def test_a_disk_that_fails_in_the_middle(
+    gw: Gateway, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, old: bytes | None
+) -> None:
+    """The file is left out, the old one stays, and the others are synced, whatever was sent of it."""
+    write(source / "large", random.Random(1).randbytes(2 << 20))
+    os.link(source / "large", source / "same")
+    if old is not None:
+        write(target / "large", old)
+        write(target / "same", old)
+    pread = os.pread
+
+    def failing(fd: int, count: int, offset: int) -> bytes:
+        if offset >= 1 << 20:
+            raise OSError(5, os.strerror(5))
+        return pread(fd, count, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", failing)
+        report = push(gw, source, target)
+    first = report.problems[0][0]  # whichever of the two names was listed first
+    second = "same" if first == "large" else "large"
+    assert report.problems == [
+        (first, os.strerror(5)),
+        (second, "it is the same file as one that could not be synced"),
+    ]
+    for name in (first, second):
+        assert ((target / name).read_bytes() if (target / name).exists() else None) == old
+    assert (target / "sub" / "file").read_text() == "hello"
+    assert not push(gw, source, target).problems
+    assert_same(source, target)
+    assert not leftovers(target)
+
+
 # -- what is said -----------------------------------------------------------------------------------------------------
 
 

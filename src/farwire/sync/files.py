@@ -192,7 +192,12 @@ def extents(fd: int, start: int, end: int, sparse: bool) -> Iterator[tuple[bool,
             if data == end:
                 return
             start = data
-            data = min(os.lseek(fd, start, os.SEEK_HOLE), end)
+            try:
+                data = min(os.lseek(fd, start, os.SEEK_HOLE), end)
+            except OSError:  # it has become shorter; whoever reads will see
+                break
+            if data <= start:
+                break
             yield True, start, data
             start = data
     if start < end:
