@@ -24,6 +24,7 @@ from . import messages as m
 from .delta import SALT, block_size, describe
 from .files import (
     OPEN_DIRECTORY,
+    PREFIX,
     Changed,
     Directories,
     check_platform,
@@ -38,7 +39,7 @@ from .files import (
     set_times,
     write_all,
 )
-from .listing import NOT_LISTED, PREFIX, Listing, read
+from .listing import NOT_LISTED, Listing, read
 from .rules import Rules
 from .staging import WORTH, Staging, partial_name, sweep
 
@@ -162,12 +163,15 @@ class Receiver:
         finally:
             self._close_file()
             if self.staging is not None:
+                failed = []
                 try:
                     self.staging.close(whole)
-                    self.staging.clean()
                 except OSError as error:
-                    if whole:  # else something worse is on its way
-                        self._fail(self.staging.name, error)
+                    failed.append((self.staging.name, error))
+                failed += self.staging.clean()
+                if whole:  # else something worse is on its way
+                    for name, why in failed:
+                        self._fail(name, why)
 
     def _open_root(self, single: str | None) -> None:
         path = self.destination
@@ -375,8 +379,11 @@ class Receiver:
         for name, st in here.items():
             if name.startswith(PREFIX):
                 if number and not self.dry_run:
-                    sweep(name, self.dirs.fd(number))
                     self.dirty.add(number)
+                    try:
+                        sweep(name, self.dirs.fd(number))
+                    except OSError as error:
+                        self._fail(prefix + name, error)
             elif self.delete and complete:
                 if not self.rules or not self.rules.excludes(prefix + name, stat.S_ISDIR(st.st_mode)):
                     self.to_delete.append((number, name))

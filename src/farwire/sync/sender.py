@@ -18,6 +18,7 @@ from . import messages as m
 from .delta import LARGEST, ROW, Matcher
 from .files import (
     OPEN_DIRECTORY,
+    PREFIX,
     Directories,
     check_platform,
     entries,
@@ -27,7 +28,7 @@ from .files import (
     open_file,
     reason,
 )
-from .listing import BATCH, NOT_LISTED, PREFIX, Batch
+from .listing import BATCH, NOT_LISTED, Batch
 from .rules import Rules
 
 TYPE_CHECKING = False
