@@ -19,7 +19,7 @@ from .errors import GatewayLost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable
     from typing import Any
 
     from .gateway import Gateway
@@ -262,6 +262,14 @@ class RSync:
             for target in targets:
                 events.put((target, "problem", path, why))
 
+        # Most programs ask for none of these, and there is one or more for each file.
+        unheard = set()
+        if self._progress is None:
+            unheard.add("sent")
+        if self._callback is None:
+            unheard.add("ack")
+        if not self._verbose and type(self)._report_send_file is RSync._report_send_file:
+            unheard.add("send")
         source: Source | None = None
         try:
             source = Source(
@@ -272,7 +280,7 @@ class RSync:
             )
             plan.add(source.start(self._dry_run))
             for target in targets:
-                _run_target(target, source, plan, events, self._dry_run)
+                _run_target(target, source, plan, events, self._dry_run, unheard)
             source.scan(plan.add)
             plan.finish()
             self._follow(targets, events)
@@ -331,13 +339,16 @@ class RSync:
             sys.stderr.write(f"{gateway}: not synced: {_printable(path)}: {reason}\n")
 
 
-def _run_target(target: _Target, source: Source, plan: _Plan, events: Any, dry_run: bool) -> None:
+def _run_target(
+    target: _Target, source: Source, plan: _Plan, events: Any, dry_run: bool, unheard: Container[str]
+) -> None:
     from threading import Thread
 
     from .sync.sender import Sender
 
-    def event(*values: Any) -> None:
-        events.put((target, *values))
+    def event(kind: str, *values: Any) -> None:
+        if kind not in unheard:
+            events.put((target, kind, *values))
 
     sender = Sender(target.channel, source, event, dry_run)
 

@@ -269,3 +269,16 @@ def test_an_error_of_the_whole_leaves_the_large_part_only(tmp_path: Path, gw: fa
     push(gw, tmp_path / "source", tmp_path / "target")
     assert_same(tmp_path / "source", tmp_path / "target")
     assert not leftovers(tmp_path / "target")
+
+
+def test_what_a_kill_left_anywhere_is_removed(tmp_path: Path, gw: farwire.Gateway) -> None:
+    """In the root, and in other directories: another sync had its root there, or moved something across file systems."""
+    write(tmp_path / "source" / "sub" / "file", "x")
+    for folder in ("target", "target/sub"):
+        write(tmp_path / folder / ".farwire-sync-000000000000" / "1.t" / "deep" / "file", "half")
+        write(tmp_path / folder / ".farwire-sync-000000000001.t" / "file", "half")
+        write(tmp_path / folder / ".farwire-sync-000000000002", "half")
+        (tmp_path / folder / ".farwire-sync-000000000003").symlink_to("nowhere")
+    assert not push(gw, tmp_path / "source", tmp_path / "target").problems
+    assert not leftovers(tmp_path / "target")
+    assert_same(tmp_path / "source", tmp_path / "target")

@@ -136,20 +136,21 @@ def make_in(root: Path, name: str, kind: str, make: Callable[[Path, str], None])
 
 @both
 def test_deep_trees(gw: Gateway, source: Path, target: Path, sync: Sync) -> None:
-    """Deeper than there are descriptors kept open, and than a path may be long."""
+    """Deeper than there are descriptors kept open, than a path may be long, and than Python recurses."""
     before = os.getcwd()
     try:
         os.chdir(source)
-        for number in range(150):
-            os.mkdir("directory-with-a-long-name-%04d" % number)
-            os.chdir("directory-with-a-long-name-%04d" % number)
-            Path("file").write_text(str(number))
+        for number in range(1100):
+            os.mkdir("directory")
+            os.chdir("directory")
+            if not number % 10:
+                Path("file").write_text(str(number))
     finally:
         os.chdir(before)
     report = sync(gw, source, target)
-    assert (report.files, report.problems) == (151, [])
+    assert (report.files, report.problems) == (111, [])
     again = sync(gw, source, target)
-    assert (again.files, again.same, again.problems) == (0, 151, [])
+    assert (again.files, again.same, again.problems) == (0, 111, [])
     sync(gw, write(source.parent / "empty" / "x", "").parent, target, delete=True)
     assert os.listdir(target) == ["x"]
     sync(gw, source.parent / "empty", source, delete=True)  # or pytest cannot remove it
@@ -230,6 +231,40 @@ def test_a_file_that_changes_while_it_is_read(gw: Gateway, source: Path, target:
     assert (target / "large").stat().st_mtime_ns == 10**18
     push(gw, source, target)
     assert_same(source, target)
+
+
+@pytest.mark.parametrize("old", [None, b"old", random.Random(5).randbytes(2 << 20)], ids=["none", "small", "large"])
+def test_a_disk_that_fails_in_the_middle(
+    gw: Gateway, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, old: bytes | None
+) -> None:
+    """The file is left out, the old one stays, and the others are synced, whatever was sent of it."""
+    write(source / "large", random.Random(1).randbytes(2 << 20))
+    os.link(source / "large", source / "same")
+    if old is not None:
+        write(target / "large", old)
+        write(target / "same", old)
+    pread = os.pread
+
+    def failing(fd: int, count: int, offset: int) -> bytes:
+        if offset >= 1 << 20:
+            raise OSError(5, os.strerror(5))
+        return pread(fd, count, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", failing)
+        report = push(gw, source, target)
+    first = report.problems[0][0]  # whichever of the two names was listed first
+    second = "same" if first == "large" else "large"
+    assert report.problems == [
+        (first, os.strerror(5)),
+        (second, "it is the same file as one that could not be synced"),
+    ]
+    for name in (first, second):
+        assert ((target / name).read_bytes() if (target / name).exists() else None) == old
+    assert (target / "sub" / "file").read_text() == "hello"
+    assert not push(gw, source, target).problems
+    assert_same(source, target)
+    assert not leftovers(target)
 
 
 # -- what is said -----------------------------------------------------------------------------------------------------

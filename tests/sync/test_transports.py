@@ -156,6 +156,15 @@ def test_read_only_directories(user: farwire.Gateway, there: str, tmp_path: Path
         )
 
 
+def test_a_read_only_directory_in_which_nothing_changes(
+    user: farwire.Gateway, there: str, tmp_path: Path, source: Path
+) -> None:
+    (source / "empty").chmod(0o500)
+    for _ in range(2):
+        assert not push(user, source, f"{there}/target").problems
+        assert Path(there, "target", "empty").stat().st_mode & 0o777 == 0o500
+
+
 def test_what_may_not_be_written(user: farwire.Gateway, there: str, tmp_path: Path, source: Path) -> None:
     """Directories of somebody else: each path is told, the others are synced."""
     os.chmod(there, 0o777)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from binascii import hexlify
 from collections import OrderedDict
 
 TYPE_CHECKING = False
@@ -21,6 +22,8 @@ OPEN_FILE = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK
 OPEN_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 
 KEPT_OPEN = 64
+PREFIX = ".farwire-sync-"  # of what a sync has in the destination while it runs; never synced, never listed
+ASIDE = ".t"  # with this at the end: something that is being removed
 COPY = 1 << 20
 
 # What is wrong with one file only: reported, and the sync goes on. Anything else (a full disk, say) ends it.
@@ -192,7 +195,12 @@ def extents(fd: int, start: int, end: int, sparse: bool) -> Iterator[tuple[bool,
             if data == end:
                 return
             start = data
-            data = min(os.lseek(fd, start, os.SEEK_HOLE), end)
+            try:
+                data = min(os.lseek(fd, start, os.SEEK_HOLE), end)
+            except OSError:  # it has become shorter; whoever reads will see
+                break
+            if data <= start:
+                break
             yield True, start, data
             start = data
     if start < end:
@@ -280,17 +288,55 @@ def remove(name: str, dir_fd: int, keep: Callable[[str, bool], bool] | None = No
                 raise error
         except FileNotFoundError:
             return 0
+    return _flatten(name, dir_fd) if keep is None else _remove_but(name, dir_fd, keep, path)
+
+
+def _flatten(name: str, dir_fd: int) -> int:
+    """Remove a directory however deep it is: each directory in it is moved up beside it first.
+
+    What a kill leaves of that has names that ``sweep`` looks for; another sync may do so right now.
+    """
+    waiting, count = [name], 0
+    while waiting:
+        current = waiting.pop()
+        try:
+            fd = open_for_change(current, dir_fd)
+        except FileNotFoundError:
+            continue
+        try:
+            for inner, st in list(entries(fd)):
+                if stat.S_ISDIR(st.st_mode):
+                    aside = PREFIX + hexlify(os.urandom(6)).decode() + ASIDE
+                    try:
+                        os.rename(inner, aside, src_dir_fd=fd, dst_dir_fd=dir_fd)
+                        waiting.append(aside)
+                    except OSError:  # it is not ours to move, or a mount point
+                        count += _flatten(inner, fd)
+                else:
+                    count += _gone(os.unlink, inner, fd)
+        finally:
+            os.close(fd)
+        count += _gone(os.rmdir, current, dir_fd)
+    return count
+
+
+def _gone(action: Callable[..., None], name: str, dir_fd: int) -> int:
+    try:
+        action(name, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return 0
+    return 1
+
+
+def _remove_but(name: str, dir_fd: int, keep: Callable[[str, bool], bool], path: str) -> int:
     count = 0
     fd = open_for_change(name, dir_fd)
     try:
-        left = False
         for inner, st in list(entries(fd)):
             below = path + "/" + inner
-            if keep is not None and keep(below, stat.S_ISDIR(st.st_mode)):
-                left = True
-                continue
-            count += remove(inner, fd, keep, below)
-        left = left or (keep is not None and bool(os.listdir(fd)))
+            if not keep(below, stat.S_ISDIR(st.st_mode)):
+                count += remove(inner, fd, keep, below)
+        left = os.listdir(fd)
     finally:
         os.close(fd)
     if not left:

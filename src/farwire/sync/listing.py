@@ -24,6 +24,7 @@ import struct
 import zlib
 
 from ..protocol.errors import ProtocolError
+from .files import PREFIX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 NOT_LISTED = 0xFFFFFFFF  # the index of the root
 MAX_INFLATED = 256 << 20  # a message has some thousand entries; only a hostile one unpacks to more
 BATCH = 1024  # entries
-PREFIX = ".farwire-sync-"  # of what a sync has in the destination while it runs; never synced, never listed
 
 _DIR = struct.Struct("<III")
 

@@ -16,7 +16,7 @@ The *sender* has the source, the *receiver* the destination; which of them is th
         HOLE        nothing but zeros
       END         that was the file
       SAME        it is what is there already
-      SKIP        it cannot be had
+      SKIP        it cannot be had; also in the place of END
                                                       ACK       files that are in their places
                                                       PROBLEM   what went wrong with one path
                                                       DONE      everything is done; the report

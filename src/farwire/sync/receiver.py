@@ -24,6 +24,7 @@ from . import messages as m
 from .delta import SALT, block_size, describe
 from .files import (
     OPEN_DIRECTORY,
+    PREFIX,
     Changed,
     Directories,
     check_platform,
@@ -38,7 +39,7 @@ from .files import (
     set_times,
     write_all,
 )
-from .listing import NOT_LISTED, PREFIX, Listing, read
+from .listing import NOT_LISTED, Listing, read
 from .rules import Rules
 from .staging import WORTH, Staging, partial_name, sweep
 
@@ -162,8 +163,15 @@ class Receiver:
         finally:
             self._close_file()
             if self.staging is not None:
-                self.staging.close(whole)
-                self.staging.clean()
+                failed = []
+                try:
+                    self.staging.close(whole)
+                except OSError as error:
+                    failed.append((self.staging.name, error))
+                failed += self.staging.clean()
+                if whole:  # else something worse is on its way
+                    for name, why in failed:
+                        self._fail(name, why)
 
     def _open_root(self, single: str | None) -> None:
         path = self.destination
@@ -206,7 +214,7 @@ class Receiver:
         handler = self._HANDLERS.get(kind) if type(kind) is int else None
         if handler is None:
             raise ProtocolError("file sync: a message that is none")
-        if self.file is not None and kind not in (m.OLD, m.HOLE, m.END, m.PROBLEM):
+        if self.file is not None and kind not in (m.OLD, m.HOLE, m.END, m.PROBLEM, m.SKIP):
             raise ProtocolError("file sync: a file was begun and not ended")
         try:
             handler(self, item)
@@ -371,8 +379,11 @@ class Receiver:
         for name, st in here.items():
             if name.startswith(PREFIX):
                 if number and not self.dry_run:
-                    sweep(name, self.dirs.fd(number))
                     self.dirty.add(number)
+                    try:
+                        sweep(name, self.dirs.fd(number))
+                    except OSError as error:
+                        self._fail(prefix + name, error)
             elif self.delete and complete:
                 if not self.rules or not self.rules.excludes(prefix + name, stat.S_ISDIR(st.st_mode)):
                     self.to_delete.append((number, name))
@@ -405,12 +416,13 @@ class Receiver:
     ) -> None:
         if there:
             assert st is not None
+            differs = mtime != st.st_mtime_ns or bool((mode ^ st.st_mode) & self.mask)
             if not self.root_user and st.st_mode & 0o700 != 0o700 and not self.dry_run:
+                differs = True
                 try:
                     set_mode(name, self.dirs.fd(number), stat.S_IMODE(st.st_mode) | 0o700)
                 except OSError as error:
                     self._fail(prefix + name, error)
-            differs = mtime != st.st_mtime_ns or bool((mode ^ st.st_mode) & self.mask)
             self.expected[number, index] = (name, True, differs, mode, mtime)
             return
         self._change("directory", prefix + name)
@@ -569,10 +581,16 @@ class Receiver:
                 os.close(fd)
             self.staging.move_in("new", self.dirs.fd(number), name)
         except OSError as error:
-            self._fail(path, error)
+            self._lose(number, index, path, error)
             return
         self._placed(number, index, path, len(data))
         self.counts["literal"] += len(data)
+        self.event("sent", path, len(data), len(data))
+
+    def _lose(self, number: int, index: int, path: str, error: OSError) -> None:
+        """A file cannot be written."""
+        self.hard_names.pop((number, index), None)
+        self._fail(path, error)
 
     def _attributes(self, fd: int, number: int, index: int, mode: int, mtime: int) -> None:
         owner = self.owners.get((number, index))
@@ -606,7 +624,7 @@ class Receiver:
                     raise Changed("the old version was changed at the destination meanwhile; sync again")
             file.fd = self.staging.create(staged)
         except OSError as error:
-            self._fail(path, error)
+            self._lose(number, index, path, error)
 
     def _current(self, length: Any) -> _File:
         file = self.file
@@ -623,7 +641,7 @@ class Receiver:
         except OSError as error:
             os.close(file.fd)
             file.fd = -1
-            self._fail(file.path, error)
+            self._lose(file.dir, file.index, file.path, error)
 
     def _data(self, data: bytes) -> None:
         file = self._current(len(data))
@@ -722,9 +740,14 @@ class Receiver:
         _, number, index, why = item
         name = self._check_asked(number, index)
         path = self.dirs.path(number, name)
+        if self.file is not None:
+            if (self.file.dir, self.file.index) != (number, index):
+                raise ProtocolError("file sync: a file was begun and not ended")
+            self._close_file()
         if why is None:
             self._would_send(number, index, path)
             return
+        self.hard_names.pop((number, index), None)
         self._answered(number, index)  # the sender tells about it in a PROBLEM
 
     def _their_problem(self, item: Any) -> None:
@@ -748,6 +771,9 @@ class Receiver:
 
     def _finish(self) -> None:
         for number, name, first in self.hard:
+            if first not in self.hard_names:
+                self._problem(self.dirs.path(number, name), "it is the same file as one that could not be synced")
+                continue
             try:
                 self._hard_link(number, name, first[0], self.hard_names[first])
             except OSError as error:

@@ -13,11 +13,12 @@ import os
 import stat
 import struct
 
-from ..protocol.errors import GatewayLost, ProtocolError
+from ..protocol.errors import FarwireError, GatewayLost, ProtocolError
 from . import messages as m
 from .delta import LARGEST, ROW, Matcher
 from .files import (
     OPEN_DIRECTORY,
+    PREFIX,
     Directories,
     check_platform,
     entries,
@@ -27,7 +28,7 @@ from .files import (
     open_file,
     reason,
 )
-from .listing import BATCH, NOT_LISTED, PREFIX, Batch
+from .listing import BATCH, NOT_LISTED, Batch
 from .rules import Rules
 
 TYPE_CHECKING = False
@@ -335,6 +336,11 @@ class Sender:
             return
         try:
             action(number, index, fd, st, *values)
+        except OSError as error:
+            if isinstance(error, FarwireError):  # of the channel
+                raise
+            self.event("problem", self.source.relative(number, index), reason(error))
+            self.channel.send((m.SKIP, number, index, reason(error)))
         finally:
             os.close(fd)
 
@@ -352,7 +358,9 @@ class Sender:
             data += more
         if len(data) != st.st_size:
             self._report_change(number, index)
-        self.event("send", self.source.relative(number, index))
+        path = self.source.relative(number, index)
+        self.event("send", path)
+        self.event("sent", path, len(data), len(data))
         self._batch.append((number, index, st.st_mode, st.st_mtime_ns, data))
         self._batch_bytes += len(data)
         if self._batch_bytes >= m.BATCH_BYTES or len(self._batch) >= m.BATCH_FILES:

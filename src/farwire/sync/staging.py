@@ -21,8 +21,7 @@ import stat
 from binascii import hexlify
 from hashlib import sha256
 
-from .files import OPEN_DIRECTORY, OPEN_FILE, OPEN_NEW, entries, open_file, remove, write_all
-from .listing import PREFIX
+from .files import ASIDE, OPEN_DIRECTORY, OPEN_FILE, OPEN_NEW, PREFIX, entries, open_file, remove, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,15 +78,18 @@ class Staging:
         """Take over what killed syncs left; called once, with the names in the root that begin with our prefix."""
         for name in names:
             self.found.append(name)
-            if self.fd < 0:
+            if self.fd < 0 and not name.endswith(ASIDE):
                 try:
                     fd = os.open(name, OPEN_DIRECTORY, dir_fd=self.root)
                 except OSError:  # no directory: `sweep` deals with it
                     continue
                 if os.fstat(fd).st_uid == os.geteuid() and _lock(fd):
                     self.fd, self.name = fd, name
-                    self._sort_out()
-                else:
+                    try:
+                        self._sort_out()
+                    except OSError:  # something in it cannot be removed; `clean` will tell
+                        self.fd = -1
+                if self.fd != fd:
                     os.close(fd)
 
     def _sort_out(self) -> None:
@@ -215,10 +217,15 @@ class Staging:
         os.close(self.fd)
         self.fd = -1
 
-    def clean(self) -> None:
-        """What other syncs left in the root, and nobody adopted."""
+    def clean(self) -> list[tuple[str, OSError]]:
+        """Remove what other syncs left in the root, and nobody adopted; returns what cannot be removed, and why."""
+        failed = []
         for name in self.found:
-            sweep(name, self.root)
+            try:
+                sweep(name, self.root)
+            except OSError as error:
+                failed.append((name, error))
+        return failed
 
 
 def partial_name(path: str) -> str:
