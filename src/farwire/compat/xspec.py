@@ -81,10 +81,14 @@ class XSpec:
         return self.popen is not None and self.chdir is None
 
 
-def resolve(spec: XSpec) -> Resolved:
+def resolve(spec: XSpec, **instead: object) -> Resolved:
     """What farwire understands, from what the attributes are now.
 
     Keys that farwire does not know are left out, as execnet left them alone.
+
+    Args:
+        spec: the spec.
+        instead: values that take the place of those in the spec.
 
     Raises:
         SpecError: it does not say how to reach a worker, or a value is none.
@@ -93,14 +97,13 @@ def resolve(spec: XSpec) -> Resolved:
     for name, value in vars(spec).items():
         if name.startswith("_") or value in (None, False, ""):
             continue
-        if name == "socket" and value is True and spec.installvia:
-            continue  # its address comes from the server that is started
         if name == "env":
             keys["env"] = value
         elif name in KEYS:
             keys[name] = value
+    keys.update(instead)
     if not any(keys.get(row.name) for row in KEYS.values() if row.transport or row.name == "via"):
-        if not spec.vagrant_ssh and not spec.installvia:
+        if not spec.vagrant_ssh:
             raise SpecError(f"no gateway type found for {str(spec)!r}")
         keys["popen"] = True
     if keys.get("ssh") and not keys.get("chdir"):
