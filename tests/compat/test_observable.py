@@ -104,7 +104,9 @@ def test_quotes_in_a_spec_are_not_ours() -> None:
     assert execnet.XSpec('popen//python="/opt/a b/python" -u').python == '"/opt/a b/python" -u'
 
 
-@pytest.mark.parametrize("text", ["popen//", "//popen", "", "popen//id=a//id=b", "popen//env:A=1//env:A=2", "popen//env:A"])
+@pytest.mark.parametrize(
+    "text", ["popen//", "//popen", "", "popen//id=a//id=b", "popen//env:A=1//env:A=2", "popen//env:A"]
+)
 def test_specs_that_were_accepted_silently_or_crashed(text: str) -> None:
     with pytest.raises(ValueError, match="."):
         execnet.XSpec(text)
@@ -199,14 +201,17 @@ def test_group_remote_exec_and_its_queue(group: Any) -> None:
     multi = group.remote_exec("channel.send(channel.gateway.id)")
     assert isinstance(multi, execnet.MultiChannel)
     results = multi.make_receive_queue(endmarker=None)
-    got = sorted((results.get(timeout=10) for _ in range(4)), key=lambda pair: (pair[0].id, pair[0].gateway.id, pair[1] is None))
+    got = sorted(
+        (results.get(timeout=10) for _ in range(4)), key=lambda pair: (pair[0].id, pair[0].gateway.id, pair[1] is None)
+    )
     assert [item for _, item in got] == ["gw0-worker", None, "gw1-worker", None]
     assert results.empty()  # a queue.Queue, with all that it has
     results.task_done()
 
 
 def test_group_terminate_interrupts_and_kills(group: Any) -> None:
-    interrupted = group.makegateway().remote_exec("""
+    interrupted = group.makegateway().remote_exec(
+        """
         import time
         try:
             channel.send("ready")
@@ -214,7 +219,8 @@ def test_group_terminate_interrupts_and_kills(group: Any) -> None:
         except KeyboardInterrupt:
             with open(FILE, "w"):
                 pass
-    """.replace("FILE", repr("/dev/null")))
+    """.replace("FILE", repr("/dev/null"))
+    )
     stubborn = group.makegateway()
     channel = stubborn.remote_exec("""
         import signal, time
