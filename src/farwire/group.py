@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 from _thread import allocate_lock
 from _weakrefset import WeakSet
 
@@ -361,6 +362,19 @@ def _uninterrupted(start: Callable[[], Gateway]) -> Gateway:
         finally:
             del result
     return result
+
+
+def _after_fork() -> None:
+    """In a forked child: the gateways are the parent's, and another thread may have held a lock."""
+    for group in list(_groups):
+        group._lock = allocate_lock()
+        group._members.clear()
+        group._hidden.clear()
+        group._ids.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _from_home(chdir: str) -> str:

@@ -138,7 +138,7 @@ class Neighbour:
         self.failures = []
         self._stop = False
         self._channel = gateway.remote_exec("for item in channel: channel.send(item)")
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)  # an error elsewhere ends the program
         self._thread.start()
 
     def _run(self):
@@ -178,7 +178,7 @@ def in_controller(gateway, seed, wanted, kind):
     exec(compile(PLAYER, "player", "exec"), namespace)
     rng = namespace["rng"]
     opened = 0
-    assert gateway.status().state == "live"
+    assert gateway.status(timeout=20).state == "live"
 
     def more():
         nonlocal opened
@@ -209,7 +209,7 @@ def in_worker(gateway, channel, seed, wanted, kind):
     for function in (namespace["echo"], count):
         mine = gateway.newchannel()
         channel.send(mine)
-        threads.append(threading.Thread(target=function, args=(mine,)))
+        threads.append(threading.Thread(target=function, args=(mine,), daemon=True))
     for thread in threads:
         thread.start()
     channel.send((seed, wanted, kind))

@@ -105,7 +105,8 @@ def test_the_child_opens_its_own() -> None:
 sys.stdout.flush()
 pid = os.fork()
 if not pid:
-    mine = farwire.makegateway("popen")
+    assert not farwire.default_group
+    mine = farwire.makegateway("popen//id=" + gateway.id)
     got = []
     channel = mine.remote_exec("for i in range(5): channel.send(i)")
     channel.setcallback(got.append)
@@ -173,17 +174,20 @@ print("well")
     assert out == "well\n"
 
 
-def test_the_parent_dies_the_child_lives() -> None:
+@pytest.mark.parametrize("way", ["popen", "tcp", "tls"])
+def test_the_parent_dies_the_child_lives(way: str, request: pytest.FixtureRequest) -> None:
     """A forked child does not keep the parent's workers alive: it holds none of their descriptors."""
+    spec = way if way == "popen" else request.getfixturevalue(f"{way}_server").spec
     text = (
-        PARENT
+        PARENT.replace('"popen"', repr(spec))
         + """
 counted.close()
+worker = gateway.info().pid
 pid = os.fork()
 if not pid:
     import time
     time.sleep(1000)
-sys.stdout.write(f"{gateway._process.worker_pid} {pid}\\n")
+sys.stdout.write(f"{worker} {pid}\\n")
 sys.stdout.flush()
 sys.stdin.read()
 """

@@ -19,6 +19,7 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -136,10 +137,28 @@ class TlsPump(threading.Thread):
     def __init__(self, pumps: Sequence[serve.Pump], name: str) -> None:
         super().__init__(name=name, daemon=True)
         self._pumps = pumps
+        _pump_threads.add(self)
 
     def run(self) -> None:
         """Move bytes until there is no more to move."""
         serve.run_pumps(self._pumps)
+
+    def abandon(self) -> None:
+        """In a forked child: close our copies of the sockets. One that stayed open would hide the parent's death from the server."""
+        for pump in self._pumps:
+            pump.close()
+
+
+_pump_threads: weakref.WeakSet[TlsPump] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for thread in list(_pump_threads):
+        thread.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @dataclass
