@@ -97,13 +97,15 @@ def resolve(spec: XSpec, **instead: object) -> Resolved:
     for name, value in vars(spec).items():
         if name.startswith("_") or value in (None, False, ""):
             continue
+        if name == "socket" and value is True and spec.installvia:
+            continue  # its address comes from the server that is started
         if name == "env":
             keys["env"] = value
         elif name in KEYS:
             keys[name] = value
     keys.update(instead)
     if not any(keys.get(row.name) for row in KEYS.values() if row.transport or row.name == "via"):
-        if not spec.vagrant_ssh:
+        if not spec.vagrant_ssh and not spec.installvia:
             raise SpecError(f"no gateway type found for {str(spec)!r}")
         keys["popen"] = True
     if keys.get("ssh") and not keys.get("chdir"):
