@@ -414,6 +414,8 @@ class Gateway:
         if self._worker_status is not None and os.WIFSIGNALED(self._worker_status):
             if os.WTERMSIG(self._worker_status) == SIGKILL and not self._leaving:
                 text += " (by somebody, or by the kernel for lack of memory)"
+        if self._leaving:
+            text += ", as exit() or terminate() had asked for"
         tail = self._stderr_tail.decode("utf-8", "replace").strip()
         if tail:
             text += "\n  last of its stderr:\n    " + tail.replace("\n", "\n    ")

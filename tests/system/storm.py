@@ -36,7 +36,7 @@ def handler(*args):
         raise Tick
 
 
-def unraisable(what, usual=sys.unraisablehook):
+def unraisable(what, usual=getattr(sys, "unraisablehook", None)):  # from 3.8 on
     # the interpreter reports what is raised in a finalizer, and goes on
     if not isinstance(what.exc_value, Tick):
         usual(what)

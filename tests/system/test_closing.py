@@ -213,3 +213,10 @@ def test_id_is_free_again(group: farwire.Group) -> None:
         with pytest.raises(farwire.SpecError, match="one"):
             group.makegateway("popen//id=one")
         gateway.exit()
+
+
+def test_use_after_exit_says_who_ended_it(group: farwire.Group) -> None:
+    gateway = group.makegateway("popen")
+    gateway.exit()
+    with pytest.raises(farwire.GatewayLost, match=r"exit status 0, as exit\(\) or terminate\(\) had asked for"):
+        gateway.remote_exec("")

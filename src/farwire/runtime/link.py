@@ -15,7 +15,8 @@ The roles are flags and not locks because a signal may raise in the main thread 
 variable that says "mine" are set with no call in between, and ``finally`` gives the role back. For the same reason the results
 of reads and writes are stored before a signal can raise (``list += map(write, ...)``, ``for data in reads: break``), and a leader,
 which may be the main thread, changes no state but that of the item it takes. No loop stands in a ``with`` or ``try`` whose end must
-not be missed: from 3.12 on, the jump back to a loop's beginning may not be covered by it, and a signal raises in that jump.
+not be missed: from 3.12 on, the jump back to a loop's beginning may not be covered by it, and a signal raises in that jump. (Before
+3.9, one may raise between the end of a ``with`` and the release of its lock. There nothing helps.)
 
 While somebody leads, the reactor does not poll the link (else each answer would wake two threads). It comes back when the leader
 has been gone for ``TICK``, or at once when another thread starts to wait.
