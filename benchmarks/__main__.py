@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import bounded, bulk, fairness, idle, latency, ssh, start, stream, sync
+from . import bounded, bulk, fairness, idle, latency, ssh, start, stream, sync, xdist
 from .harness import EXECNET, FARWIRE, FLOOR, Bench, Row
 from .libraries import find
 from .table import as_json, as_markdown
@@ -36,6 +36,7 @@ WORKLOADS: dict[str, Callable[[Bench], list[Row]]] = {
     "fairness": fairness.run,
     "sync": sync.run,
     "sync-ssh": sync.run_ssh,
+    "xdist": xdist.run,
 }
 
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections import OrderedDict, namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -154,11 +154,25 @@ def random_value(chance: random.Random, depth: int = 0, hashable: bool = False) 
     return {random_value(chance, depth + 1, True) for _ in few}
 
 
-def test_as_execnet() -> None:
+@pytest.fixture
+def execnet(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The real one, for the time of the test: ``import execnet`` may mean farwire here, and must not mean the real one afterwards."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "execnet"]:
+        monkeypatch.delitem(sys.modules, name)
+    ours = [finder for finder in sys.meta_path if type(finder).__module__.startswith("farwire.")]
+    monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if finder not in ours])
+    before = set(sys.modules)
+    module = pytest.importorskip("execnet")
+    if module.__name__ != "execnet":
+        pytest.skip("the distribution of that name is farwire's")
+    yield module
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] == "execnet":
+            del sys.modules[name]
+
+
+def test_as_execnet(execnet: Any) -> None:
     """The same bytes for any value that execnet writes, and either reads the other's."""
-    execnet = pytest.importorskip("execnet")
-    if not hasattr(execnet, "__file__") or "farwire" in execnet.__file__:
-        pytest.skip("the real execnet is not there")
     for seed in range(4000):
         value = random_value(random.Random(seed))
         theirs = execnet.dumps(value)
@@ -172,8 +186,7 @@ def test_as_execnet() -> None:
         same(load(file), value)
 
 
-def test_execnet_reads_what_it_does_not_write() -> None:
-    execnet = pytest.importorskip("execnet")
+def test_execnet_reads_what_it_does_not_write(execnet: Any) -> None:
     for value, data in BEYOND:
         same(execnet.loads(data), value)
     deep: Any = None
