@@ -382,3 +382,16 @@ def test_what_was_sent_before_a_call_that_keeps_the_interpreter_lock(gw: farwire
         """
     )
     assert [channel.receive(timeout=20) for _ in range(9)] == [*range(8), "now"]
+
+
+@pytest.mark.parametrize("timeout", [1e7, 1e20, float("inf")])
+def test_timeouts_longer_than_the_system_takes(gw: farwire.Gateway, timeout: float) -> None:
+    channel = gw.remote_exec("channel.send(channel.receive())")
+    channel.send(1, timeout=timeout)
+    assert channel.receive(timeout=timeout) == 1
+    channel.waitclose(timeout=timeout)
+
+
+def test_no_number_is_no_timeout(gw: farwire.Gateway) -> None:
+    with pytest.raises(ValueError, match="nan"):
+        gw.newchannel().receive(timeout=float("nan"))

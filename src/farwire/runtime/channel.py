@@ -763,6 +763,6 @@ def decode_entry(link: Link, entry: Any) -> Any:
 
 
 def valid(timeout: float) -> float:
-    if timeout < 0:
+    if not timeout >= 0:  # nor is it a NaN
         raise ValueError("timeout must not be negative: %r" % (timeout,))
-    return timeout
+    return min(timeout, 4e9)  # what a lock takes

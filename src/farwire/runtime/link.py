@@ -831,7 +831,7 @@ class Link:
         root = self.root
         timeout = None
         if deadline is not None:
-            timeout = max(0, int((deadline - monotonic()) * 1000) + 1)
+            timeout = min(2**31 - 1, max(0, int((deadline - monotonic()) * 1000) + 1))
         if not root.lead_poll(timeout):
             return None
         data = None
