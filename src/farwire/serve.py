@@ -239,7 +239,10 @@ def read_secret(path: Optional[str], environ: Mapping[str, str]) -> bytes:
         return secret
     text = environ.get(SECRET_VARIABLE)
     if text is None:
-        raise ServeError(f"no secret: name a file that holds it (secret_file= in a spec, --secret-file at the server), or set the variable {SECRET_VARIABLE}")
+        raise ServeError(
+            f"no secret: name a file that holds it (secret_file= in a spec, --secret-file at the server), "
+            f"or set the variable {SECRET_VARIABLE}"
+        )
     secret = text.strip().encode("utf-8", "surrogateescape")
     if not secret:
         raise ServeError(f"the variable {SECRET_VARIABLE} is empty")
