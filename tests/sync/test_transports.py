@@ -182,6 +182,18 @@ def test_what_may_not_be_written(user: farwire.Gateway, there: str, tmp_path: Pa
         theirs.rmdir()
 
 
+def test_the_other_names_of_a_file_that_cannot_be_synced(user: farwire.Gateway, there: str, source: Path) -> None:
+    """The directory of its first name, whichever that is, cannot be made."""
+    write(source / "one" / "name", "a file")
+    (source / "two").mkdir()
+    os.link(source / "one" / "name", source / "two" / "name")
+    Path(there, "target").mkdir(mode=0o755)
+    problems = dict(push(user, source, f"{there}/target").problems)
+    assert problems["one"] == problems["two"] == "Permission denied"
+    assert os.listdir(f"{there}/target") == []
+    os.rmdir(f"{there}/target")
+
+
 def test_the_owner_of_a_replaced_file_stays(group: Group, sshd: Sshd, there: str, source: Path) -> None:
     """Root syncs into the tree of a user."""
     if os.geteuid():

@@ -115,7 +115,9 @@ class Receiver:
         self.absent: set[int] = set()  # directories that a dry run did not make, or that could not be made
         self.to_delete: list[tuple[int, str]] = []
         self.hard: list[tuple[int, str, tuple[int, int]]] = []
-        self.hard_names: dict[tuple[int, int], str] = {}
+        self.hard_names: dict[
+            tuple[int, int], str
+        ] = {}  # the first names of files with several; "": it could not be synced
         self.file: _File | None = None
         self.done_files: list[tuple[int, int]] = []
 
@@ -304,6 +306,8 @@ class Receiver:
         for index, mode in enumerate(listing.modes):
             if stat.S_ISDIR(mode):
                 self.expected[listing.number, index] = ("", False, False, 0, 0)
+        for first in listing.hard.values():
+            self.hard_names.setdefault(first, "")
         return []
 
     def _compare(self, listing: Listing, here: dict[str, os.stat_result], prefix: str) -> list[int]:
@@ -416,7 +420,10 @@ class Receiver:
     ) -> None:
         if there:
             assert st is not None
-            differs = mtime != st.st_mtime_ns or bool((mode ^ st.st_mode) & self.mask)
+            differs = mtime != st.st_mtime_ns
+            if (mode ^ st.st_mode) & self.mask:
+                differs = True
+                self._change("mode", prefix + name)
             if not self.root_user and st.st_mode & 0o700 != 0o700 and not self.dry_run:
                 differs = True
                 try:
@@ -589,8 +596,13 @@ class Receiver:
 
     def _lose(self, number: int, index: int, path: str, error: OSError) -> None:
         """A file cannot be written."""
-        self.hard_names.pop((number, index), None)
+        self._lose_name(number, index)
         self._fail(path, error)
+
+    def _lose_name(self, number: int, index: int) -> None:
+        """What is there is not what the other names of this file are to be linked to."""
+        if (number, index) in self.hard_names:
+            self.hard_names[number, index] = ""
 
     def _attributes(self, fd: int, number: int, index: int, mode: int, mtime: int) -> None:
         owner = self.owners.get((number, index))
@@ -747,7 +759,7 @@ class Receiver:
         if why is None:
             self._would_send(number, index, path)
             return
-        self.hard_names.pop((number, index), None)
+        self._lose_name(number, index)
         self._answered(number, index)  # the sender tells about it in a PROBLEM
 
     def _their_problem(self, item: Any) -> None:
@@ -771,7 +783,7 @@ class Receiver:
 
     def _finish(self) -> None:
         for number, name, first in self.hard:
-            if first not in self.hard_names:
+            if not self.hard_names[first]:
                 self._problem(self.dirs.path(number, name), "it is the same file as one that could not be synced")
                 continue
             try:
