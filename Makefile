@@ -9,14 +9,15 @@ BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 VERSIONS := 3.10 3.11 3.12 3.13
 
-.PHONY: help demo test lint types docs pytest test-all bench fuzz clean
+.PHONY: help demo test lint types docs pytest test-all test-xdist test-projects bench fuzz clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      parse the standard library on every Python found here"
 	@echo "make test      lint, types, documentation, tests"
 	@echo "make test-all  the tests on each of Python $(VERSIONS) that is found"
-	@echo "make lint types docs pytest   the parts of make test"
+	@echo "make lint types docs pytest test-xdist   the parts of make test"
+	@echo "make test-projects  the tests of two projects under pytest -n 2, on farwire"
 	@echo "make bench     the figures of docs/performance.md"
 	@echo "make fuzz      a million inputs for each parser (long)"
 	@echo "make clean     remove what these made"
@@ -50,6 +51,7 @@ test: $(VENV)/dev.stamp tools
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory types
 	@$(MAKE) --no-print-directory docs
+	@$(MAKE) --no-print-directory test-xdist
 	@$(MAKE) --no-print-directory pytest
 
 lint: $(VENV)/dev.stamp
@@ -65,6 +67,13 @@ docs: $(VENV)/dev.stamp
 
 pytest: $(VENV)/dev.stamp tools
 	$(BIN)/python -m pytest $(ARGS)
+
+# Other projects' tests on farwire in the place of execnet; see tools/drop_in.py.
+test-xdist: $(VENV)/dev.stamp
+	$(BIN)/python tools/drop_in.py xdist
+
+test-projects: $(VENV)/dev.stamp
+	$(BIN)/python tools/drop_in.py projects
 
 .PHONY: $(VERSIONS:%=test-%)
 test-all: $(VERSIONS:%=test-%)

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import bounded, bulk, fairness, idle, latency, ssh, start, stream
+from . import bounded, bulk, fairness, idle, latency, ssh, start, stream, xdist
 from .harness import EXECNET, FARWIRE, FLOOR, Bench, Row
 from .libraries import find
 from .table import as_json, as_markdown
@@ -34,6 +34,7 @@ WORKLOADS: dict[str, Callable[[Bench], list[Row]]] = {
     "idle": idle.run,
     "bounded": bounded.run,
     "fairness": fairness.run,
+    "xdist": xdist.run,
 }
 
 

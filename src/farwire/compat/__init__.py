@@ -6,6 +6,9 @@ or, for programs that one does not want to touch, ``farwire.compat.install()`` b
 different on purpose is listed in the documentation ("Coming from execnet").
 
 Names are loaded when they are asked for: a worker that only wants ``execnet.dumps`` does not load the controller's side.
+
+PYTEST_DONT_REWRITE: the distribution that has execnet's name brings a plugin, so pytest would rewrite this module too, and warn that
+it comes too late.
 """
 
 from __future__ import annotations

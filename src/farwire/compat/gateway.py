@@ -125,7 +125,8 @@ class Gateway(_gateway.Gateway):
             GatewayLost: the worker is gone.
         """
         found = self._ask(STATUS, timeout)
-        return RInfo(**{key: found[key] for key in ("numchannels", "numexecuting", "execmodel")})
+        executing = found["numexecuting"] + found["numqueued"]  # execnet counted from the arrival of a task
+        return RInfo(numchannels=found["numchannels"], numexecuting=executing, execmodel=found["execmodel"])
 
     def reconfigure(self, py2str_as_py3str: bool = True, py3str_as_py2str: bool = False) -> None:
         """Does nothing: it was about strings of Python 2."""

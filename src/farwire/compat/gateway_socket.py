@@ -25,20 +25,12 @@ def start_via(group: Group, spec: XSpec) -> Gateway:
     """
     from ..socket_gateway import start_server
     from ..transports.socket import Socket
-    from ..xspec import XSpec as Resolved
     from .xspec import resolve
 
     if spec.installvia not in group:
         raise SpecError(f"installvia={spec.installvia}: there is no such gateway in this group; give its id")
     host = group[spec.installvia]
     address, secret = start_server(host)
-    resolved = resolve(spec)
     here = host._boot.spec.transport == "popen" and host._boot.spec.via is None
-    keys = {
-        name: value
-        for name, value in vars(resolved).items()
-        if not name.startswith("_") and name not in ("popen", "socket", "via", "id")
-    }
-    final = Resolved.build(**keys, socket=address, via=None if here else host.id)
-    final.id = spec.id
-    return group._open(spec, final, Socket(secret.encode()))
+    resolved = resolve(spec, socket=address, via=None if here else host.id)
+    return group._open(spec, resolved, Socket(secret.encode()))

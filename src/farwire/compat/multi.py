@@ -265,7 +265,7 @@ class Group(_group.Group):
 
 
 def _as_not_found(error: AuthenticationError) -> HostRefused:
-    refused = HostRefused.__new__(HostRefused)
+    refused: HostRefused = OSError.__new__(HostRefused)  # that of EOFError, found first, refuses
     refused.args = error.args
     refused.__dict__.update(error.__dict__)
     return refused

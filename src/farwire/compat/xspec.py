@@ -81,10 +81,14 @@ class XSpec:
         return self.popen is not None and self.chdir is None
 
 
-def resolve(spec: XSpec) -> Resolved:
+def resolve(spec: XSpec, **instead: object) -> Resolved:
     """What farwire understands, from what the attributes are now.
 
     Keys that farwire does not know are left out, as execnet left them alone.
+
+    Args:
+        spec: the spec.
+        instead: values that take the place of those in the spec.
 
     Raises:
         SpecError: it does not say how to reach a worker, or a value is none.
@@ -99,6 +103,7 @@ def resolve(spec: XSpec) -> Resolved:
             keys["env"] = value
         elif name in KEYS:
             keys[name] = value
+    keys.update(instead)
     if not any(keys.get(row.name) for row in KEYS.values() if row.transport or row.name == "via"):
         if not spec.vagrant_ssh and not spec.installvia:
             raise SpecError(f"no gateway type found for {str(spec)!r}")
