@@ -120,7 +120,7 @@ def count(found: dict[str, str]) -> dict[str, int]:
 def xdist() -> int:
     """The test suite of pytest-xdist: its tests share nothing, so half of them run beside the other half."""
     environment = Environment("drop-in", f"pytest=={PYTEST}")
-    environment.make("filelock", "pexpect")
+    environment.make("filelock", "pexpect", "psutil", "setproctitle")
     environment.check()
     sources = environment.sources("pytest-xdist", XDIST)
     halves = [["testing/acceptance_test.py"], ["testing", "--ignore=testing/acceptance_test.py"]]

@@ -5,13 +5,15 @@
 or, for programs that one does not want to touch, ``farwire.compat.install()`` before they import execnet. What is
 different on purpose is listed in the documentation ("Coming from execnet").
 
-Names are loaded when they are asked for: a worker that only wants ``execnet.dumps`` does not load the controller's side.
+In a worker, names are loaded when they are asked for: most workers want ``execnet.dumps`` and nothing of the controller's side.
 
 PYTEST_DONT_REWRITE: the distribution that has execnet's name brings a plugin, so pytest would rewrite this module too, and warn that
 it comes too late.
 """
 
 from __future__ import annotations
+
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,6 +94,13 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+# Elsewhere all is loaded at once, as with execnet: pytest's own fixtures forget modules that were imported during a test, and a part
+# that came later would be a second one, with classes of its own.
+if "_farwire" not in sys.modules:
+    for _name in (*_PLACES, *_MODULES):
+        __getattr__(_name)
 
 
 def __dir__() -> list[str]:
