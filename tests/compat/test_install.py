@@ -13,7 +13,9 @@ SHIM = Path(__file__).parents[2] / "packaging" / "execnet-shim"
 def run(code: str, *path: Path) -> subprocess.CompletedProcess[str]:
     env = dict(os.environ)
     env["PYTHONPATH"] = os.pathsep.join([*map(str, path), *filter(None, [env.get("PYTHONPATH")])])
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60, env=env)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60, env=env
+    )
 
 
 def fake_execnet(folder: Path) -> Path:

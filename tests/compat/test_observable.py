@@ -43,7 +43,7 @@ def test_all_names() -> None:
     for name in execnet.__all__:
         assert getattr(execnet, name) is not None
     assert set(execnet.__all__) <= set(dir(execnet))
-    assert tuple(map(int, execnet.__version__.split("."))) >= (2, 1)
+    assert execnet.__version__.startswith("2.1.")
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
@@ -112,9 +112,11 @@ def test_quotes_in_a_spec_are_not_ours() -> None:
     assert execnet.XSpec('popen//python="/opt/a b/python" -u').python == '"/opt/a b/python" -u'
 
 
-@pytest.mark.parametrize("text", ["popen//", "//popen", "", "popen//id=a//id=b", "popen//env:A=1//env:A=2", "popen//env:A"])
+@pytest.mark.parametrize(
+    "text", ["popen//", "//popen", "", "popen//id=a//id=b", "popen//env:A=1//env:A=2", "popen//env:A"]
+)
 def test_specs_that_were_accepted_silently_or_crashed(text: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match="spec|key"):
         execnet.XSpec(text)
 
 
@@ -207,14 +209,17 @@ def test_group_remote_exec_and_its_queue(group: Any) -> None:
     multi = group.remote_exec("channel.send(channel.gateway.id)")
     assert isinstance(multi, execnet.MultiChannel)
     results = multi.make_receive_queue(endmarker=None)
-    got = sorted((results.get(timeout=10) for _ in range(4)), key=lambda pair: (pair[0].id, pair[0].gateway.id, pair[1] is None))
+    got = sorted(
+        (results.get(timeout=10) for _ in range(4)), key=lambda pair: (pair[0].id, pair[0].gateway.id, pair[1] is None)
+    )
     assert [item for _, item in got] == ["gw0-worker", None, "gw1-worker", None]
     assert results.empty()  # a queue.Queue, with all that it has
     results.task_done()
 
 
 def test_group_terminate_interrupts_and_kills(group: Any) -> None:
-    interrupted = group.makegateway().remote_exec("""
+    interrupted = group.makegateway().remote_exec(
+        """
         import time
         try:
             channel.send("ready")
@@ -222,7 +227,8 @@ def test_group_terminate_interrupts_and_kills(group: Any) -> None:
         except KeyboardInterrupt:
             with open(FILE, "w"):
                 pass
-    """.replace("FILE", repr("/dev/null")))
+    """.replace("FILE", repr("/dev/null"))
+    )
     stubborn = group.makegateway()
     channel = stubborn.remote_exec("""
         import signal, time
@@ -349,7 +355,7 @@ def test_the_world_of_a_worker(gw: Any) -> None:
         channel.receive()
 
 
-def failing(channel) -> None:  # noqa: ANN001
+def failing(channel) -> None:
     raise ValueError("here")
 
 
@@ -459,9 +465,9 @@ def test_channel_attributes_and_repr(gw: Any) -> None:
 
 def test_channel_timeouts_are_worded_as_before(gw: Any) -> None:
     channel = gw.remote_exec("channel.receive()")
-    with pytest.raises(execnet.TimeoutError, match="no item after 0.01 seconds"):
+    with pytest.raises(execnet.TimeoutError, match=r"no item after 0\.01 seconds"):
         channel.receive(timeout=0.01)
-    with pytest.raises(execnet.TimeoutError, match="Timeout after 0.01 seconds"):
+    with pytest.raises(execnet.TimeoutError, match=r"Timeout after 0\.01 seconds"):
         channel.waitclose(timeout=0.01)
     with pytest.raises(ValueError, match="negative"):
         channel.receive(timeout=-1)

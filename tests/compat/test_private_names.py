@@ -120,7 +120,9 @@ def test_xdist_asks_a_spec_for_its_file_system() -> None:
     assert not execnet.XSpec("ssh=host")._samefilesystem()
 
 
-def test_batou_puts_its_own_command_in_the_place_of_ssh_args(group: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_batou_puts_its_own_command_in_the_place_of_ssh_args(
+    group: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """batou: replaces ``execnet.gateway_io.ssh_args`` and runs ``popen_bootstrapline`` through sudo, vagrant or kitchen."""
     program = tmp_path / "transport"
     program.write_text('#!/bin/sh\n[ "$1" = "myhost" ] || exit 255\nshift\nexec sh -c "$*"\n')

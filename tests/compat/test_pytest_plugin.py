@@ -171,12 +171,16 @@ def test_slow(resource):
 def test_workers_are_ready_in_their_order(project: Project) -> None:
     """Whichever of the two starts faster, the first file goes to the first worker."""
     tests = "import os, pytest\n@pytest.mark.parametrize('i', range(%d))\ndef test(i): print(os.environ['PYTEST_XDIST_WORKER'])"
-    project.write(test_a=tests % 2, test_b=tests % 4, conftest="""
+    project.write(
+        test_a=tests % 2,
+        test_b=tests % 4,
+        conftest="""
 import os, time
 def pytest_configure():
     if os.environ.get("PYTEST_XDIST_WORKER") == "gw0":
         time.sleep(0.5)
-""")
+""",
+    )
     out = project.run("--dist=loadscope", "-v")
     assert out.count("[gw0]") == 4
     assert out.count("[gw1]") == 2
