@@ -116,7 +116,7 @@ def test_quotes_in_a_spec_are_not_ours() -> None:
     "text", ["popen//", "//popen", "", "popen//id=a//id=b", "popen//env:A=1//env:A=2", "popen//env:A"]
 )
 def test_specs_that_were_accepted_silently_or_crashed(text: str) -> None:
-    with pytest.raises(ValueError, match="spec|key"):
+    with pytest.raises(ValueError, match=r"spec|key"):
         execnet.XSpec(text)
 
 
