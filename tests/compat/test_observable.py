@@ -564,3 +564,37 @@ def test_workers_started_early(group: Any) -> None:
         group.makegateway(specs[1])
     group.terminate(3)  # also ends the third, which nobody asked for
     assert not [gateway for gateway in group._members if gateway.hasreceiver()]
+
+
+def test_members_of_a_group_start_together() -> None:
+    specs = ["popen", "popen//id=master", "popen//via=master", None]
+    group = execnet.Group(specs, execmodel="main_thread_only")
+    try:
+        assert [gateway.id for gateway in group] == ["gw0", "master", "gw1", "gw2"]
+        assert group.remote_exec("channel.send(1)").receive_each() == [1, 1, 1, 1]
+    finally:
+        group.terminate(3)
+
+
+def test_a_group_of_which_one_member_does_not_start_leaves_nothing() -> None:
+    before = set(servers.children(os.getpid()))
+    with pytest.raises(farwire.PythonNotFound):
+        execnet.Group(["popen", "popen//python=no-such-python", "popen"])
+    assert set(servers.children(os.getpid())) <= before
+
+
+def test_a_callback_that_raises_for_what_is_there_already(gw: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    channel = gw.remote_exec("for i in range(3): channel.send(i)\nchannel.receive()")
+    assert channel.receive() == 0
+    got: list[Any] = []
+
+    def callback(item: Any) -> None:
+        got.append(item)
+        if item == 1:
+            raise ValueError("on purpose")
+
+    channel.setcallback(callback, endmarker="end")
+    channel.waitclose(10)
+    assert got == [1, "end"]
+    assert "on purpose" in capsys.readouterr().err
+    assert gw.remote_exec("channel.send(1)").receive() == 1
