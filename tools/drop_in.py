@@ -20,7 +20,7 @@ import time
 import venv
 from pathlib import Path
 from typing import TextIO
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 ROOT = Path(__file__).resolve().parents[1]
 VENVS = ROOT / ".venvs"
@@ -71,9 +71,7 @@ class Environment:
         """The unpacked source distribution of a project."""
         folder = self.folder / "sources"
         if not (found := list(folder.glob(f"{project.replace('-', '[-_]')}-{version}/"))):
-            self.pip(
-                "download", "--no-deps", "--no-binary", project, "--dest", str(folder), f"{project}=={version}"
-            )
+            self.pip("download", "--no-deps", "--no-binary", project, "--dest", str(folder), f"{project}=={version}")
             (archive,) = folder.glob(f"{project.replace('-', '[-_]')}-{version}.tar.gz")
             with tarfile.open(archive) as file:
                 file.extractall(folder, filter="data")
@@ -94,13 +92,15 @@ class Environment:
 
 def clean_environment() -> dict[str, str]:
     """The environment variables without those that would change a pytest run."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "PYTHON", "COV_", "MAKE"))}
+    return {
+        key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "PYTHON", "COV_", "MAKE"))
+    }
 
 
 def outcomes(report: Path) -> dict[str, str]:
     """Test -> outcome, from a JUnit report."""
     found = {}
-    for case in ElementTree.parse(report).getroot().iter("testcase"):  # noqa: S314 - our own
+    for case in ET.parse(report).getroot().iter("testcase"):
         name = f"{case.get('classname')}::{case.get('name')}"
         kinds = {child.tag: child for child in case}
         if "failure" in kinds or "error" in kinds:
@@ -137,9 +137,7 @@ def xdist() -> int:
         temporary = tempfile.mkdtemp(prefix="farwire-xdist-")
         temporaries.append(temporary)
         env = {**clean_environment(), "PYTEST_DEBUG_TEMPROOT": temporary}
-        process = subprocess.Popen(
-            list(map(str, command)), cwd=sources, env=env, stdout=log, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen(list(map(str, command)), cwd=sources, env=env, stdout=log, stderr=subprocess.STDOUT)
         running.append((process, report, log))
     found: dict[str, str] = {}
     try:

@@ -93,6 +93,7 @@ class _InController:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Before a worker is told what to do."""
+        node.gateway.pace()
         if self.order is not None:
             node.putevent = self.order.gate(node.gateway.id, node.putevent)
 
@@ -248,6 +249,7 @@ class _InWorker:
         reporter: Any = plugins.getplugin("terminalreporter")
         if reporter is not None:
             reporter._tw._file = _Nowhere()
+            reporter._show_progress_info = False
         logging: Any = plugins.getplugin("logging-plugin")
         handler: Any = getattr(logging, "log_cli_handler", None)
         if hasattr(handler, "stream") and hasattr(handler, "capture_manager"):

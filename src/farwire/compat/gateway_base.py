@@ -151,7 +151,13 @@ class _Channel(_channel.Channel):
                 entry = core.take() if core.items else None
             if entry is None:
                 break
-            callback(_channel.decode_entry(link, entry))
+            try:
+                callback(_channel.decode_entry(link, entry))
+            except Exception as error:  # noqa: BLE001 - as when it comes later: the channel ends with it
+                super().setcallback(callback, endmarker)
+                link.dispatcher._failed(core, error)
+                self._await_callback()
+                return
         super().setcallback(callback, endmarker)
         self._await_callback()
 

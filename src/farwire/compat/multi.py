@@ -51,11 +51,12 @@ class Group(_group.Group):
     """Gateways that belong together.
 
     Args:
-        xspecs: specs of gateways to open.
+        xspecs: specs of gateways to open; their workers start at the same time.
         execmodel: the execution model of both ends, "thread" or "main_thread_only".
 
     Raises:
         ValueError: there is no such model.
+        StartError: a worker did not start; the others are ended.
     """
 
     gateway_type = Gateway
@@ -67,8 +68,14 @@ class Group(_group.Group):
         self._autoid = 0
         super().__init__()
         self.set_execmodel(execmodel)
-        for xspec in xspecs:
-            self.makegateway(xspec)
+        specs = [spec if isinstance(spec, XSpec) else XSpec(str(spec or self.defaultspec)) for spec in xspecs]
+        try:
+            self.start_early(specs)
+            for spec in specs:
+                self.makegateway(spec)
+        except BaseException:
+            self.terminate(1.0)
+            raise
 
     @property
     def execmodel(self) -> ExecModel:

@@ -603,8 +603,8 @@ class Link:
             self.reading = False
             self._leads_polled = self.leads
 
-    def _pause(self) -> None:
-        """Stop polling while somebody leads."""
+    def _pause(self, seconds: float = TICK) -> None:
+        """Stop polling while somebody leads, or for so long."""
         self.passive = True
         self._leads_seen = self.leads
         fd = self.stream.read_fd
@@ -612,7 +612,7 @@ class Link:
             self.reactor.register(fd, self._socket_ready, POLLOUT)
         else:
             self.reactor.unregister(fd)
-        self.reactor.later(TICK, self._tick)
+        self.reactor.later(seconds, self._tick)
 
     def _tick(self) -> None:
         if not self.passive or self.closed is not None:
