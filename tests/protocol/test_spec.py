@@ -93,12 +93,10 @@ def test_the_streams_of_output() -> None:
     assert f"code {frames.STDERR} (STDERR)" in TEXT
 
 
-@pytest.mark.parametrize("trace", ["", "/tmp/prefix"])
-def test_the_configuration(trace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_configuration() -> None:
     """Each key that a worker is sent, and no other, with a value of the type that the page says."""
     import marshal
 
-    monkeypatch.setenv("FARWIRE_TRACE", trace)
     boot = Boot(XSpec("popen"), "gw0", 5.0, 30.0)
     for code in (True, False):
         first = boot.bytes(code=code, chdir="/tmp", env={"A": "é"}, nice=3)
@@ -107,8 +105,6 @@ def test_the_configuration(trace: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert first[2] == b"%06d" % len(first[3])
         assert len(first[4]) == config["bundle"]
         rows = {name: row["type"] for row in table("key | type") for name in re.findall(r"`(\w+)`", row["key"])}
-        if not trace:
-            assert rows.pop("trace") == "text"
         assert set(rows) == set(config)
         types = {"text": str, "number": int, "bool": bool, "float": float}
         for name, kind in rows.items():

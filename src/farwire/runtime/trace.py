@@ -476,12 +476,12 @@ class _Channel:
         return "<channel %d>" % self.number
 
 
-def trace_worker(config: dict[str, Any], link: Link) -> None:
-    """Record a worker's link; a worker without a trace is better than none."""
-    name = config["id"] + "-worker"
+def trace_worker(worker: Any, target: str) -> None:
+    """Record a worker's link, from before its first byte; a worker without a trace is better than none."""
+    name = worker.gateway.id
     try:
-        tracer = start(config["trace"], name)
+        tracer = start(target, name)
     except OSError as error:
         sys.stderr.write("farwire: %s: no trace: %s\n" % (name, error))
         return
-    tracer.add(link, "controller", len(marker(config["nonce"])), b"")
+    tracer.add(worker.link, "controller", len(marker(worker.config["nonce"])), b"")

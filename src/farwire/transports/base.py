@@ -63,6 +63,10 @@ if TYPE_CHECKING:
 DUMP_SIGNAL: int = getattr(_signal, "SIGRTMAX", 2) - 2
 
 
+# Workers that record what they send and receive begin with it; the others are sent nothing that knows of it.
+_TRACE = "\nfrom _farwire.runtime.trace import trace_worker\ntrace_worker(worker, %r)\n"
+
+
 def trace_target() -> str:
     """``FARWIRE_TRACE``: ``stderr``, the beginning of an absolute path, or nothing."""
     target = os.environ.get("FARWIRE_TRACE", "")
@@ -128,10 +132,8 @@ class Boot:
             "pickle": 5,
             "dump_signal": DUMP_SIGNAL,
             "dont_write_bytecode": bool(spec.dont_write_bytecode),
-            "prelude": self.prelude,
+            "prelude": self.prelude + (_TRACE % (trace,) if trace else ""),
         }
-        if trace:
-            config["trace"] = trace
         data = marshal.dumps(config, 2)
         return [b"%06d" % len(loader), loader, b"%06d" % len(data), data, payload]
 

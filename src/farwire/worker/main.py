@@ -290,10 +290,6 @@ def main(config: dict[str, Any], link_r: int, link_w: int, stdout_r: int, pet_w:
 
         sys.stdout = io.TextIOWrapper(old.detach(), encoding=old.encoding, errors=old.errors, line_buffering=True)
     worker = Worker(config, link_r, link_w, stdout_r, pet_w)
-    if "trace" in config:
-        from ..runtime.trace import trace_worker
-
-        trace_worker(config, worker.link)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=worker.after_fork)
     assert main_thread_ident()
