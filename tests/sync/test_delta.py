@@ -18,7 +18,13 @@ def delta(folder: Path, old: bytes, new: bytes) -> tuple[bytes, int]:
     path = folder / "new"
     path.write_bytes(new)
     block = block_size(len(old))
-    pieces = describe(lambda count, at: old[at : at + count], len(old), block, b"salt")
+
+    def read(view: memoryview, at: int) -> int:
+        part = old[at : at + len(view)]
+        view[: len(part)] = part
+        return len(part)
+
+    pieces = describe(read, len(old), block, b"salt")
     first = next(pieces, b"")
     fd = os.open(path, os.O_RDONLY)
     try:

@@ -19,6 +19,8 @@ from __future__ import annotations
 import os
 from hashlib import sha256
 
+from .files import read_at
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,19 +51,21 @@ def block_size(size: int) -> int:
     return block
 
 
-def describe(pread: Callable[[int, int], bytes], size: int, block: int, salt: bytes) -> Iterator[bytes]:
+def describe(read: Callable[[memoryview, int], int], size: int, block: int, salt: bytes) -> Iterator[bytes]:
     """The basis, block by block, in pieces: so the other end can compare the first while we read on.
 
     Args:
-        pread: reads so many bytes (or fewer, at the end) at an offset.
+        read: fills a buffer from an offset; returns how much of it.
     """
     seed = sha256(salt)
     step = max(READ // block, 1) * block
     piece = max(PIECE, size // 64)
     rows: list[bytes] = []
     described = 0
+    buffer = memoryview(bytearray(min(step, size)))
     for offset in range(0, size, step):
-        data = memoryview(pread(min(step, size - offset), offset))
+        data = buffer[: min(step, size - offset)]
+        data = data[: read(data, offset)]
         for start in range(0, len(data), block):
             part = data[start : start + block]
             mixed = seed.copy()
@@ -105,6 +109,7 @@ class Matcher:
         self.rows = bytearray(rows)
         self.more = more
         self.count = -(-basis // block)
+        self._buffer = memoryview(bytearray(min(max(READ // block, 1) * block, size)))
         self._heads: dict[bytes, int] | None = None
         self._hashes: dict[bytes, int] | None = None
 
@@ -171,16 +176,16 @@ class Matcher:
         length = self._length(index)
         if not length or at + length > self.size:
             return False
-        data = os.pread(self.fd, length, at)
-        return len(data) == length and self._digest(data) == self._row(index)[1]
+        data = self._buffer[:length]
+        return read_at(self.fd, data, at) == length and self._digest(data) == self._row(index)[1]
 
     def _run(self, at: int, due: int) -> int:
         """How many bytes from here on are the blocks from ``due`` on; one reading's worth at most."""
-        block = self.block
         first = self._length(due)
         if not first or at + first > self.size:
             return 0
-        data = memoryview(os.pread(self.fd, min(max(READ // block, 1) * block, self.size - at), at))
+        data = self._buffer[: self.size - at]
+        data = data[: read_at(self.fd, data, at)]
         good = 0
         while True:
             length = self._length(due)

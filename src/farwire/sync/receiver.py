@@ -33,6 +33,7 @@ from .files import (
     is_sparse,
     of_one_file,
     open_file,
+    read_at,
     reason,
     remove,
     set_mode,
@@ -898,17 +899,16 @@ def _identity(fd: int) -> tuple[int, int, int]:
     return st.st_size, st.st_mtime_ns, st.st_ctime_ns
 
 
-def _read_parts(parts: list[tuple[int, int, bool]], count: int, at: int) -> bytes:
-    found = b""
+def _read_parts(parts: list[tuple[int, int, bool]], view: memoryview, at: int) -> int:
+    done = 0
     for fd, end, _ in parts:
-        while count and at < end:
-            data = os.pread(fd, min(count, end - at), at)
-            if not data:
+        if done < len(view) and at < end:
+            part = view[done : done + end - at]
+            if read_at(fd, part, at) < len(part):
                 raise Changed("it became shorter while it was read")
-            found = found + data if found else data
-            at += len(data)
-            count -= len(data)
-    return found
+            done += len(part)
+            at += len(part)
+    return done
 
 
 def _copy_parts(parts: list[tuple[int, int, bool]], at: int, target: int, length: int) -> None:
