@@ -46,12 +46,15 @@ class Tree:
         with open(self.path / "large", "wb") as large:
             large.writelines(rng.randbytes(MIB) for _ in range(self.size))
         self._rng = rng
+        self._time = int(time.time())
 
     def change(self) -> None:
-        """4 KiB in the middle of the large file."""
+        """4 KiB in the middle of the large file; in another second, because rsync looks no closer."""
         with open(self.path / "large", "r+b") as large:
             large.seek(self.size * MIB // 2)
             large.write(self._rng.randbytes(4096))
+        self._time += 2
+        os.utime(self.path / "large", (self._time, self._time))
 
     def close(self) -> None:
         self.folder.cleanup()

@@ -123,7 +123,11 @@ def xdist() -> int:
     environment.make("filelock", "pexpect", "psutil", "setproctitle")
     environment.check()
     sources = environment.sources("pytest-xdist", XDIST)
-    halves = [["testing/acceptance_test.py"], ["testing", "--ignore=testing/acceptance_test.py"]]
+    # They take about the same time.
+    halves = [
+        ["testing/acceptance_test.py", "-k", "not TestLocking and not TestLoadScope"],
+        ["testing", "-k", "not acceptance_test or TestLocking or TestLoadScope"],
+    ]
     begun = time.monotonic()
     running: list[tuple[subprocess.Popen[bytes], Path, TextIO]] = []
     temporaries: list[str] = []
@@ -176,7 +180,7 @@ def xdist() -> int:
 def projects() -> int:
     """Suites of projects that know nothing of us."""
     environment = Environment("drop-in-projects", f"pytest=={PYTEST}")
-    environment.make(*(f"{name}=={version}" for name, version in PROJECTS.items()))
+    environment.make(*(f"{name}=={version}" for name, version in PROJECTS.items()), "pytest-timeout")
     environment.check()
     status = 0
     for name, version in PROJECTS.items():

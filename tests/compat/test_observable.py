@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -598,3 +599,27 @@ def test_a_callback_that_raises_for_what_is_there_already(gw: Any, capsys: pytes
     assert got == [1, "end"]
     assert "on purpose" in capsys.readouterr().err
     assert gw.remote_exec("channel.send(1)").receive() == 1
+
+
+def test_what_was_sent_survives_a_sudden_end_also_when_the_pipe_was_full(gw: Any) -> None:
+    channel = gw.remote_exec("""
+        import os
+        channel.receive()
+        for i in range(6000):
+            channel.send((i, bytes(1000)))
+        os._exit(0)
+    """)
+    got: list[int] = []
+    ended = threading.Event()
+
+    def callback(item: Any) -> None:
+        if item is None:
+            ended.set()
+        else:
+            got.append(item[0])
+
+    gw.pace()
+    channel.setcallback(callback, endmarker=None)
+    channel.send(None)
+    assert ended.wait(30)
+    assert got == list(range(6000))

@@ -18,10 +18,17 @@ def delta(folder: Path, old: bytes, new: bytes) -> tuple[bytes, int]:
     path = folder / "new"
     path.write_bytes(new)
     block = block_size(len(old))
-    rows = describe(lambda count, at: old[at : at + count], len(old), block, b"salt")
+
+    def read(view: memoryview, at: int) -> int:
+        part = old[at : at + len(view)]
+        view[: len(part)] = part
+        return len(part)
+
+    pieces = describe(read, len(old), block, b"salt")
+    first = next(pieces, b"")
     fd = os.open(path, os.O_RDONLY)
     try:
-        parts = list(Matcher(fd, len(new), len(old), block, b"salt", rows).parts())
+        parts = list(Matcher(fd, len(new), len(old), block, b"salt", first, lambda: next(pieces)).parts())
     finally:
         os.close(fd)
     data = b"".join(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 INTERRUPT_AFTER = 5.0
 KILL_AFTER = 15.0
 PACE = 0.01  # seconds
+PACE_BYTES = 16384  # a worker that sends as fast as it can does not wait for us
 
 
 class RInfo(_gateway.RInfo):
@@ -101,6 +102,9 @@ class Gateway(_gateway.Gateway):
         A worker that sends thousands of small items, one by one, then costs a fraction of the switches between threads. Whoever waits
         in ``receive`` waits no longer for it.
         """
+        from fcntl import ioctl
+        from termios import FIONREAD
+
         link: Any = self._link
         if link.parent is not None:  # what another gateway's link brings is not read here
             return
@@ -108,7 +112,10 @@ class Gateway(_gateway.Gateway):
 
         def paced(events: int) -> None:
             readable(events)
-            if not link.passive and link.closed is None:
+            if link.passive or link.closed is not None:
+                return
+            waiting = ioctl(link.stream.read_fd, FIONREAD, b"\0\0\0\0")
+            if int.from_bytes(waiting, sys.byteorder) < PACE_BYTES:
                 link._pause(PACE)
 
         def begin() -> None:

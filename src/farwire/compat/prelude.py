@@ -140,6 +140,20 @@ def _join(gateway: Any, timeout: float | None = None) -> None:
         raise OSError("%r: still there after %s seconds" % (gateway, timeout))
 
 
+def _write_out(link: Any) -> None:
+    """Wait until everything that waits to be written is written, or the link is closed."""
+    from select import POLLOUT, poll
+    from time import sleep
+
+    writable = poll()
+    writable.register(link.stream.write_fd, POLLOUT)
+    while (link.pending or link.out or link.bulk or link.writing) and link.closed is None:
+        if link.writing:  # another thread is at it
+            sleep(0.0005)
+        elif writable.poll(100):
+            link.flush()
+
+
 def set_up(worker: Any, root: str) -> None:
     """Make this worker one of execnet's.
 
@@ -153,7 +167,17 @@ def set_up(worker: Any, root: str) -> None:
     gateway.join = _join
     gateway.hasreceiver = lambda self: worker.link.closed is None
     channel.Channel.reconfigure = lambda self, py2str_as_py3str=True, py3str_as_py2str=False: None
-    # What execnet has sent is in the pipe, and survives the process: nothing is gathered in memory for fewer writes.
+    # What execnet has sent is in the pipe, and survives the process: nothing is gathered in memory for fewer writes, and a full pipe
+    # is waited for.
+    send = channel.Channel.send
+
+    def send_now(self: Any, item: Any, timeout: float | None = None) -> None:
+        send(self, item, timeout)
+        link = self._core.link
+        if link.pending or link.out or link.bulk or link.writing:
+            _write_out(link)
+
+    channel.Channel.send = send_now
     modules: list[Any] = [channel, sys.modules["_farwire.runtime.link"]]
     for module in modules:
         module.BURST = sys.maxsize

@@ -19,6 +19,8 @@ from __future__ import annotations
 import os
 from hashlib import sha256
 
+from .files import read_at
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +35,7 @@ AHEAD = 8  # blocks that are looked at, or looked for, after one that differs
 STRETCH = 1 << 20  # how far to look for the heads that are due
 CANDIDATES = 64  # per stretch: places that have a head and turn out to be something else
 READ = 1 << 20
+PIECE = 4 << 20  # of the basis: what is described at a time
 LARGEST = 16 << 20
 # The tables take 400 bytes for each block; in files with more blocks (beyond 64 GiB) nothing is looked for that has moved.
 TABLE_MAX = 65536
@@ -48,24 +51,38 @@ def block_size(size: int) -> int:
     return block
 
 
-def describe(pread: Callable[[int, int], bytes], size: int, block: int, salt: bytes) -> bytes:
-    """The basis, block by block.
+def describe(read: Callable[[memoryview, int], int], size: int, block: int, salt: bytes) -> Iterator[bytes]:
+    """The basis, block by block, in pieces: so the other end can compare the first while we read on.
 
     Args:
-        pread: reads so many bytes (or fewer, at the end) at an offset.
+        read: fills a buffer from an offset; returns how much of it.
     """
-    rows = []
     seed = sha256(salt)
     step = max(READ // block, 1) * block
+    piece = max(PIECE, size // 64)
+    rows: list[bytes] = []
+    described = 0
+    buffer = memoryview(bytearray(min(step, size)))
     for offset in range(0, size, step):
-        data = memoryview(pread(min(step, size - offset), offset))
+        data = buffer[: min(step, size - offset)]
+        data = data[: read(data, offset)]
         for start in range(0, len(data), block):
             part = data[start : start + block]
             mixed = seed.copy()
             mixed.update(part)
             rows.append(bytes(part[:HEAD]).ljust(HEAD, b"\0"))
             rows.append(mixed.digest()[:HASH])
-    return b"".join(rows)
+        if offset + step - described >= piece:
+            described = offset + step
+            yield b"".join(rows)
+            rows = []
+    if rows:
+        yield b"".join(rows)
+
+
+def rows_size(size: int, block: int) -> int:
+    """Bytes of the whole description."""
+    return -(-size // block) * ROW
 
 
 class Matcher:
@@ -76,17 +93,23 @@ class Matcher:
         size: how much of it counts.
         basis: size of the basis.
         block: size of its blocks.
-        salt, rows: what ``describe`` took and gave.
+        salt: what ``describe`` took.
+        rows: the first that it gave.
+        more: waits for what else it gave, in its order; called only as long as something is to come.
     """
 
-    def __init__(self, fd: int, size: int, basis: int, block: int, salt: bytes, rows: bytes) -> None:
+    def __init__(
+        self, fd: int, size: int, basis: int, block: int, salt: bytes, rows: bytes, more: Callable[[], bytes]
+    ) -> None:
         self.fd = fd
         self.size = size
         self.basis = basis
         self.block = block
         self.seed = sha256(salt)
-        self.rows = rows
-        self.count = len(rows) // ROW
+        self.rows = bytearray(rows)
+        self.more = more
+        self.count = -(-basis // block)
+        self._buffer = memoryview(bytearray(min(max(READ // block, 1) * block, size)))
         self._heads: dict[bytes, int] | None = None
         self._hashes: dict[bytes, int] | None = None
 
@@ -142,29 +165,33 @@ class Matcher:
         """Of a block of the basis; the last may be shorter."""
         return min(self.block, self.basis - index * self.block) if 0 <= index < self.count else 0
 
-    def _hash_of(self, index: int) -> bytes:
-        return self.rows[index * ROW + HEAD : (index + 1) * ROW]
+    def _row(self, index: int) -> tuple[bytes, bytes]:
+        """Head and hash of a block."""
+        end = (index + 1) * ROW
+        while len(self.rows) < end:
+            self.rows += self.more()
+        return bytes(self.rows[end - ROW : end - HASH]), bytes(self.rows[end - HASH : end])
 
     def _same(self, at: int, index: int) -> bool:
         length = self._length(index)
         if not length or at + length > self.size:
             return False
-        data = os.pread(self.fd, length, at)
-        return len(data) == length and self._digest(data) == self._hash_of(index)
+        data = self._buffer[:length]
+        return read_at(self.fd, data, at) == length and self._digest(data) == self._row(index)[1]
 
     def _run(self, at: int, due: int) -> int:
         """How many bytes from here on are the blocks from ``due`` on; one reading's worth at most."""
-        block = self.block
         first = self._length(due)
         if not first or at + first > self.size:
             return 0
-        data = memoryview(os.pread(self.fd, min(max(READ // block, 1) * block, self.size - at), at))
+        data = self._buffer[: self.size - at]
+        data = data[: read_at(self.fd, data, at)]
         good = 0
         while True:
             length = self._length(due)
             if not length or good + length > len(data):
                 return good
-            if self._digest(data[good : good + length]) != self._hash_of(due):
+            if self._digest(data[good : good + length]) != self._row(due)[1]:
                 return good
             good += length
             due += 1
@@ -193,7 +220,7 @@ class Matcher:
         view = memoryview(data)
         places = []
         for index in range(max(due, 0), min(due + AHEAD, self.count)):
-            head = self.rows[index * ROW : index * ROW + HEAD]
+            head = self._row(index)[0]
             if head in heads:
                 place = data.find(head)
                 if place >= 0:
@@ -213,13 +240,12 @@ class Matcher:
         if self._heads is None or self._hashes is None:
             heads: dict[bytes, int] = {}
             hashes: dict[bytes, int] = {}
-            rows = self.rows
             often: dict[bytes, int] = {}
             for index in range(self.basis // self.block):  # a shorter last one is found only where it is due
-                head = rows[index * ROW : index * ROW + HEAD]
+                head, mixed = self._row(index)
                 often[head] = often.get(head, 0) + 1
                 heads.setdefault(head, index)
-                hashes.setdefault(rows[index * ROW + HEAD : (index + 1) * ROW], index)
+                hashes.setdefault(mixed, index)
             for head, times in often.items():
                 if times > 4 or head.count(head[:1]) == HEAD:  # says too little about where it is
                     del heads[head]

@@ -8,6 +8,7 @@ The *sender* has the source, the *receiver* the destination; which of them is th
       LISTED      that was all                        asks for files as soon as it knows
                                                       WANT      files of which it has nothing
                                                       COMPARE   a file, and what is there (see ``delta``)
+                                                      MORE      the rest of that, as it is read
                                                       TOTAL     bytes of all files asked for, after LISTED
       FILES       small files, whole
       BEGIN       a larger file, then in any order:
@@ -43,6 +44,7 @@ SKIP = 9  # (SKIP, directory, index, reason or None in a dry run)
 
 WANT = 20  # (WANT, [(directory, packed u32 indices), ...])
 COMPARE = 21  # (COMPARE, directory, index, size of the basis, size of a block, salt, rows)
+MORE = 26  # (MORE, rows); after a COMPARE until its rows are complete, with no other question in between
 TOTAL = 22  # (TOTAL, bytes)
 ACK = 23  # (ACK, [(directory, index), ...])
 PROBLEM = 24  # (PROBLEM, path as bytes, reason)
@@ -53,7 +55,7 @@ SMALL = 256 << 10
 BATCH_BYTES = 512 << 10
 BATCH_FILES = 256
 CHUNK = 512 << 10
-# Bytes of COMPAREs that are not answered yet; a single one may be larger.
+# Bytes of COMPAREs and their MOREs that are not answered yet; a single one may be larger.
 ASKED = 2 << 20
 # What a sender takes of them before it calls the receiver broken: the description of 16 TiB.
 ASKED_MAX = 64 << 20

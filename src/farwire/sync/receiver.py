@@ -21,7 +21,7 @@ from functools import partial
 
 from ..protocol.errors import ProtocolError
 from . import messages as m
-from .delta import SALT, block_size, describe
+from .delta import SALT, block_size, describe, rows_size
 from .files import (
     OPEN_DIRECTORY,
     PREFIX,
@@ -33,6 +33,7 @@ from .files import (
     is_sparse,
     of_one_file,
     open_file,
+    read_at,
     reason,
     remove,
     set_mode,
@@ -493,20 +494,35 @@ class Receiver:
             name = self.names[number][index]
             basis, parts, cut = self._basis(number, name)
             was = [_identity(part[0]) for part in parts]
+            block = block_size(basis)
+            size = rows_size(basis, block)
+            self.described[number, index] = (size + COMPARE_SIZE, was, basis if cut else 0)
+            self.described_bytes += size + COMPARE_SIZE
             try:
-                block = block_size(basis)
-                salt = os.urandom(SALT)
-                try:
-                    rows = describe(partial(_read_parts, parts), basis, block, salt)
-                except OSError as error:
-                    self._fail(self.dirs.path(number, name), error)
-                    basis, rows = 0, b""
+                self._describe(number, index, basis, block, size, parts)
             finally:
                 _close_parts(parts)
-            size = len(rows) + COMPARE_SIZE
-            self.described[number, index] = (size, was, basis if cut else 0)
-            self.described_bytes += size
-            self.channel.send((m.COMPARE, number, index, basis, block, salt, rows))
+
+    def _describe(
+        self, number: int, index: int, basis: int, block: int, size: int, parts: list[tuple[int, int, bool]]
+    ) -> None:
+        """Send the COMPARE and its MOREs."""
+        salt = os.urandom(SALT)
+        send = self.channel.send
+        sent = -1
+        pieces = describe(partial(_read_parts, parts), basis, block, salt)
+        while sent < size:
+            try:
+                rows = next(pieces, b"")
+            except OSError as error:
+                self._fail(self.dirs.path(number, self.names[number][index]), error)
+                rows = bytes(size - max(sent, 0))  # agrees with nothing
+            if sent < 0:
+                sent = 0
+                send((m.COMPARE, number, index, basis, block, salt, rows))
+            else:
+                send((m.MORE, rows))
+            sent += len(rows)
 
     def _basis(self, number: int, name: str) -> tuple[int, list[tuple[int, int, bool]], bool]:
         """What there is of a file: what a killed sync had of it, then the old version from there on.
@@ -883,17 +899,16 @@ def _identity(fd: int) -> tuple[int, int, int]:
     return st.st_size, st.st_mtime_ns, st.st_ctime_ns
 
 
-def _read_parts(parts: list[tuple[int, int, bool]], count: int, at: int) -> bytes:
-    found = b""
+def _read_parts(parts: list[tuple[int, int, bool]], view: memoryview, at: int) -> int:
+    done = 0
     for fd, end, _ in parts:
-        while count and at < end:
-            data = os.pread(fd, min(count, end - at), at)
-            if not data:
+        if done < len(view) and at < end:
+            part = view[done : done + end - at]
+            if read_at(fd, part, at) < len(part):
                 raise Changed("it became shorter while it was read")
-            found = found + data if found else data
-            at += len(data)
-            count -= len(data)
-    return found
+            done += len(part)
+            at += len(part)
+    return done
 
 
 def _copy_parts(parts: list[tuple[int, int, bool]], at: int, target: int, length: int) -> None:

@@ -15,7 +15,7 @@ import struct
 
 from ..protocol.errors import FarwireError, GatewayLost, ProtocolError
 from . import messages as m
-from .delta import LARGEST, ROW, Matcher
+from .delta import LARGEST, ROW, Matcher, rows_size
 from .files import (
     OPEN_DIRECTORY,
     PREFIX,
@@ -222,6 +222,7 @@ class Sender:
         self.dry_run = dry_run
         self.asked: Queue[Any] = Queue()
         self.asked_bytes = 0
+        self._rows_due = 0  # bytes of MORE that are to come
         self.error: BaseException | None = None
         self.over = False
         self.literal = 0
@@ -250,10 +251,11 @@ class Sender:
                     for number, indices in item[1]:
                         for index in indices:
                             self._guarded(number, index, self._whole)
-                else:
+                elif item[0] == m.COMPARE:
                     self._flush()
-                    self.asked_bytes -= len(item[6])
+                    self.asked_bytes -= rows_size(item[3], item[4])
                     self._guarded(item[1], item[2], self._changed, *item[3:])
+                # else it is the end of a description that was not needed
         finally:
             self._dirs.close()
         self._thread.join()
@@ -283,6 +285,8 @@ class Sender:
     def _incoming(self, item: Any) -> None:
         try:
             kind = item[0]
+            if self._rows_due and kind in (m.WANT, m.COMPARE, m.DONE):
+                raise ProtocolError("file sync: a description that is not whole")
             if kind == m.WANT:
                 wanted = []
                 for number, packed in item[1]:
@@ -295,12 +299,17 @@ class Sender:
             elif kind == m.COMPARE:
                 _, number, index, basis, block, salt, rows = item
                 self.source.names[_natural(number)][_natural(index)]
-                whole = type(salt) is bytes and type(rows) is bytes and 0 < _natural(block) <= LARGEST
-                if not whole or _natural(basis) > block * (len(rows) // ROW):
+                if type(salt) is not bytes or type(rows) is not bytes or not 0 < _natural(block) <= LARGEST:
                     raise ProtocolError("file sync: a description that does not fit")
-                self.asked_bytes += len(rows)
+                size = rows_size(_natural(basis), block)
+                self.asked_bytes += size
                 if self.asked_bytes > m.ASKED_MAX:
                     raise ProtocolError("file sync: too many questions at a time")
+                self._rows_due = size
+                self._rows(rows)
+                self.asked.put(item)
+            elif kind == m.MORE:
+                self._rows(item[1])
                 self.asked.put(item)
             elif kind == m.TOTAL:
                 self.event("total", _natural(item[1]))
@@ -318,6 +327,11 @@ class Sender:
                 raise ProtocolError("file sync: a message of kind %r" % (kind,))
         except (TypeError, ValueError, IndexError, KeyError, AttributeError, struct.error) as error:
             raise ProtocolError("file sync: a message cannot be read: %r" % (error,)) from None
+
+    def _rows(self, rows: Any) -> None:
+        if type(rows) is not bytes or len(rows) > self._rows_due or len(rows) % ROW or (self._rows_due and not rows):
+            raise ProtocolError("file sync: a description that does not fit")
+        self._rows_due -= len(rows)
 
     # -- the thread that sends -----------------------------------------------------------------------------------
 
@@ -376,7 +390,7 @@ class Sender:
         self, number: int, index: int, fd: int, st: os.stat_result, basis: int, block: int, salt: bytes, rows: bytes
     ) -> None:
         """A file of which the receiver has an old version."""
-        parts = Matcher(fd, st.st_size, basis, block, salt, rows).parts()
+        parts = Matcher(fd, st.st_size, basis, block, salt, rows, self._more).parts()
         first = next(parts, None)
         if (first == (0, 0, basis) and st.st_size == basis) or (first is None and not st.st_size and not basis):
             self.channel.send((m.SAME, number, index, st.st_mode, st.st_mtime_ns))
@@ -384,6 +398,14 @@ class Sender:
             self.channel.send((m.SKIP, number, index, None))
         else:
             self._send(number, index, fd, st, _chain(first, parts))
+
+    def _more(self) -> bytes:
+        item = self.asked.get()
+        if item is None:  # the channel is closed
+            self.asked.put(None)
+            raise self.error or GatewayLost("the sync is over")
+        rows: bytes = item[1]
+        return rows
 
     def _send(
         self, number: int, index: int, fd: int, st: os.stat_result, parts: Iterable[tuple[int, int, int]]
