@@ -259,7 +259,7 @@ def test_secret_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FARWIRE_SECRET", raising=False)
-    with pytest.raises(errors.AuthenticationError, match=r"secret file(.|\n)*FARWIRE_SECRET"):
+    with pytest.raises(errors.AuthenticationError, match=r"secret_file(.|\n)*FARWIRE_SECRET"):
         handshake.find_secret(None)
     monkeypatch.setenv("FARWIRE_SECRET", " ")
     with pytest.raises(errors.AuthenticationError, match="empty"):

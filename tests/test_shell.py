@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import pty
@@ -48,6 +49,7 @@ class Terminal:
         )
         os.close(other)
         self.text = ""
+        self.decode = codecs.getincrementaldecoder("utf-8")().decode
 
     def read(self, until: str, timeout: float = 20) -> str:
         """What is shown up to a pattern at the end of it."""
@@ -61,7 +63,7 @@ class Terminal:
             except OSError:  # EIO: the other end is closed
                 data = b""
             assert data, f"the end, and no {until!r} in {self.text!r}"
-            self.text += data.decode().replace("\r\n", "\n")
+            self.text += self.decode(data).replace("\r\n", "\n")
         shown, self.text = self.text[: match.end()], self.text[match.end() :]
         return shown
 
@@ -81,7 +83,7 @@ class Terminal:
             deadline = time.monotonic() + 0.3
             while time.monotonic() < deadline:
                 if select.select([self.fd], [], [], 0.1)[0]:
-                    self.text += os.read(self.fd, 65536).decode().replace("\r\n", "\n")
+                    self.text += self.decode(os.read(self.fd, 65536)).replace("\r\n", "\n")
             if "KeyboardInterrupt" in self.text:
                 break
         self.read(r"KeyboardInterrupt\n>>> $")

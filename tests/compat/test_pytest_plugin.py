@@ -151,12 +151,15 @@ def test_slow(resource):
     time.sleep(100)
 """
     )
-    with project.start("-p", "farwire.pytest_plugin", "-n", "1", "-s", bufsize=1) as process:
+    with project.start("-p", "farwire.pytest_plugin", "-n", "1", "-s", "-v", bufsize=1) as process:
         assert process.stdout is not None
-        seen = []
+        missing = {
+            "[gw0] now",
+            "PASSED test_it.py::test_fast",
+        }  # in either order: output and results come on ways of their own
         for line in process.stdout:
-            seen.append(line)
-            if "[gw0] now" in line:
+            missing = {text for text in missing if text not in line}
+            if not missing:
                 break
         begun = time.monotonic()
         process.send_signal(signal.SIGINT)

@@ -276,7 +276,9 @@ gateway.exit()
     for name in ("controller", "gw-worker"):
         for found in frames(files[name]).values():
             assert {NAMES.get(frame[8]) for frame in found} <= set(NAMES.values())
-            assert len(found) > 1000
+            assert (
+                len(found) > 500
+            )  # an interrupted receive leaves several items to the reactor, which reads them together
 
 
 # -- the command ---------------------------------------------------------------------------------------------------------
