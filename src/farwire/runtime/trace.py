@@ -1,14 +1,18 @@
 """Records the frames of this process's links: into a file, which ``farwire trace`` reads, or as lines on stderr.
 
 Imported only where ``FARWIRE_TRACE`` asks for it; nothing else looks for a trace. On stderr, only the controller's frames are shown, which
-are those of its workers too, seen from the other end. To get at the bytes, the names of the system calls
-in ``link`` and ``channel`` are replaced, once in a process. It follows the rules there (top of ``link``): a signal may raise
-anywhere, so what a read or write took is stored by C code before anything is recorded.
+are those of its workers too, seen from the other end. To get at the bytes, the names of the system calls in ``link`` and ``channel``
+are replaced, once in a process.
+
+A signal may raise anywhere in the main thread (top of ``link``), and a trace that lost some bytes could not find the frames behind them. So
+what a read or write took goes into a queue by the same C code that gives it to whoever asked, with no Python code in between, and the
+reactor's thread, where no signal raises, does the rest: when it is woken, and every ``TICK`` seconds.
 
 File: ``MAGIC``, the name of the process in UTF-8, a line feed, then records: ``RECORD`` (time, what, zero, number of the link, size) and so
 many bytes: for SENT and RECEIVED a frame's header and as much of its payload as is kept, else text.
 
-Who owns what: a stream's state belongs to whoever has the role for that direction of the root link. A record is appended in one write.
+Who owns what: the queue of a stream is filled by whoever has the role for that direction of the root link; everything else belongs to the
+reactor's thread. A record is appended in one write.
 """
 
 from __future__ import annotations
@@ -17,7 +21,9 @@ import os
 import sys
 import time
 from _collections import deque
-from itertools import chain, tee
+from _operator import itemgetter
+from _thread import get_ident
+from itertools import chain, repeat, tee
 from struct import Struct
 
 from ..protocol.errors import of_signal
@@ -33,7 +39,7 @@ except ImportError:  # PyPy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
     from .link import Link
@@ -45,6 +51,7 @@ RECORD = Struct("<dBBHI")
 LINK, SENT, RECEIVED, NOTE = range(4)
 KEEP = 512  # bytes of a payload
 SHOWN = 120  # characters of a content
+TICK = 0.05
 
 _tracer: Tracer | None = None
 _written: dict[int, _Stream] = {}  # descriptor -> what goes out there
@@ -87,6 +94,8 @@ class Tracer:
         self.fd = 2
         self.names: list[str] = []  # of the links, by number
         self.links: dict[int, _TracedLink] = {}  # id() of a link -> it
+        self.asked = False  # the reactor is to look at the queues
+        self.ticking = False
         if target != "stderr":
             self.path, self.fd = _create(target, who)
             os.write(self.fd, MAGIC + who.encode("utf-8", "backslashreplace") + b"\n")
@@ -100,16 +109,17 @@ class Tracer:
             sent: so many bytes precede the first frame that is sent.
             marker: what precedes the first frame that is received.
         """
-        traced = _TracedLink(self, len(self.names), sent, marker)
+        traced = _TracedLink(self, link.reactor, len(self.names), sent, marker)
         self.names.append(name)
         self.links[id(link)] = traced
-        self.emit([self.record(LINK, traced.number, name.encode())])
+        self.emit([self.record(LINK, traced.number, name.encode(), time.time())])
         if link.parent is None:
             write_fd, read_fd = link.stream.write_fd, link.stream.read_fd
             _written[write_fd] = traced.sent
             _received[read_fd] = traced.received
-            reads = iter(partial(os.read, read_fd, link_module.READ_SIZE), b"")
-            link.reads = iter(partial(_lead, link, traced.received, reads), b"")
+            reads, same = tee(iter(partial(os.read, read_fd, link_module.READ_SIZE), b""))
+            queued = map(traced.received.queue.append, zip(repeat(sys.maxsize), same, _times()))
+            link.reads = map(itemgetter(0), zip(reads, queued))
         elif link.stream.encrypted:
             _trace_plain(link, traced)
         else:
@@ -119,20 +129,50 @@ class Tracer:
                 below.received.carried[link.stream.core.id] = traced.received
         fail = link.fail
 
-        def traced_fail(error: BaseException) -> None:
+        def end(error: BaseException) -> None:
+            self.drain()
             if self.links.pop(id(link), None) is not None:
                 text = "the link ended: %s: %s" % (type(error).__name__, error)
-                self.emit([self.record(NOTE, traced.number, text.encode("utf-8", "backslashreplace"))])
+                self.emit([self.record(NOTE, traced.number, text.encode("utf-8", "backslashreplace"), time.time())])
                 for streams, stream in ((_written, traced.sent), (_received, traced.received)):
                     for fd in [fd for fd in list(streams) if streams.get(fd) is stream]:
                         del streams[fd]
+
+        def traced_fail(error: BaseException) -> None:
+            if get_ident() == link.reactor.ident:
+                end(error)
+            else:
+                link.reactor.call(partial(end, error))
             fail(error)
 
         link.fail = traced_fail  # type: ignore[method-assign]
+        link.reactor.call(partial(self._tick, link.reactor))
 
-    def record(self, what: int, link: int, data: Data) -> bytes:
+    def _tick(self, reactor: Any, again: bool = False) -> None:
+        self.drain()
+        if again or not self.ticking:
+            self.ticking = bool(self.links) and self.fd >= 0
+            if self.ticking:
+                reactor.later(TICK, partial(self._tick, reactor, True))
+
+    def wake(self, reactor: Any) -> None:
+        """Have the queues looked at soon."""
+        if get_ident() == reactor.ident:
+            self.drain()
+        elif not self.asked:
+            self.asked = True
+            reactor.call(self.drain)
+
+    def drain(self) -> None:
+        """In the reactor's thread: record what is in the queues."""
+        self.asked = False
+        for traced in list(self.links.values()):
+            traced.received.drain()
+            traced.sent.drain()
+
+    def record(self, what: int, link: int, data: Data, when: float) -> bytes:
         """One record as bytes."""
-        return RECORD.pack(time.time(), what, 0, link, len(data)) + data
+        return RECORD.pack(when, what, 0, link, len(data)) + data
 
     def emit(self, records: Sequence[bytes]) -> None:
         """Write records; when that fails, say so and write no more."""
@@ -167,7 +207,7 @@ def _trace_plain(link: Link, traced: _TracedLink) -> None:
     write = link.stream.write
 
     def traced_feed(data: bytes) -> None:
-        traced.received.take((data,), len(data))
+        traced.received.put(len(data), data)
         feed(data)
 
     def traced_write(buffers: Sequence[Data], results: list[int]) -> Any:
@@ -175,24 +215,25 @@ def _trace_plain(link: Link, traced: _TracedLink) -> None:
         try:
             return write(buffers, results)
         finally:
-            traced.sent.take(buffers, sum(results[before:]))
+            traced.sent.put(sum(results[before:]), b"".join(buffers))
 
     link.feed = traced_feed  # type: ignore[method-assign]
     link.stream.write = traced_write
 
 
 class _TracedLink:
-    def __init__(self, tracer: Tracer, number: int, sent: int, marker: bytes) -> None:
+    def __init__(self, tracer: Tracer, reactor: Any, number: int, sent: int, marker: bytes) -> None:
         self.number = number
-        self.sent = _Stream(tracer, SENT, number, sent, b"")
-        self.received = _Stream(tracer, RECEIVED, number, 0, marker)
+        self.sent = _Stream(tracer, reactor, SENT, number, sent, b"")
+        self.received = _Stream(tracer, reactor, RECEIVED, number, 0, marker)
 
 
 class _Stream:
     """Finds the frames in one direction of a link. A payload that carries another link is looked into."""
 
-    def __init__(self, tracer: Tracer, what: int, number: int, skip: int, marker: bytes) -> None:
+    def __init__(self, tracer: Tracer, reactor: Any, what: int, number: int, skip: int, marker: bytes) -> None:
         self.tracer = tracer
+        self.reactor = reactor
         self.what = what
         self.number = number
         self.skip = skip
@@ -202,40 +243,38 @@ class _Stream:
         self.left = 0  # bytes of its payload that are still to come
         self.inner: _Stream | None = None  # what its payload is part of
         self.carried: dict[int, _Stream] = {}  # RAW channel -> the link on it
-        self.queue: deque[tuple[int, Any]] = deque()  # writes to be recorded: count, and buffers or bytes
+        self.queue: deque[tuple[int, bytes, float]] = deque()  # count of the bytes that were taken, bytes, time
 
-    def drain(self) -> Iterator[int]:
-        """Record the writes in the queue; yields nothing."""
-        while self.queue:
-            count, data = self.queue.popleft()
-            self.take([data] if isinstance(data, bytes) else data, count)
+    def put(self, count: int, data: bytes) -> None:
+        """So many bytes of these were read or written."""
+        self.queue.append((count, data, time.time()))
+        self.tracer.wake(self.reactor)
+
+    def wake(self) -> Iterator[int]:
+        """Something is in the queue; yields nothing."""
+        self.tracer.wake(self.reactor)
         return
         yield 0
 
-    def take(self, buffers: Iterable[Data], count: int) -> None:
-        """Record the first so many bytes."""
-        if self.tracer.fd < 0:
-            return
+    def drain(self) -> None:
+        """In the reactor's thread: record what is in the queue."""
         records: list[bytes] = []
         try:
-            for buffer in buffers:
-                view = memoryview(buffer)[:count]
-                count -= len(view)
-                if len(view):
-                    self._feed(view, records)
-        except Exception as error:
-            if of_signal(error):
-                raise
+            while self.queue:
+                count, data, when = self.queue.popleft()
+                if self.tracer.fd >= 0:
+                    self._feed(memoryview(data)[:count], records, when)
+        except Exception as error:  # noqa: BLE001 - a fault here is none of the program
             self.tracer.give_up(error)
         self.tracer.emit(records)
 
-    def _feed(self, view: memoryview, records: list[bytes]) -> None:
+    def _feed(self, view: memoryview, records: list[bytes], when: float) -> None:
         if self.skip:
             count = min(self.skip, len(view))
             self.skip -= count
             view = view[count:]
             if not self.skip:
-                records.append(self.tracer.record(NOTE, self.number, b"what precedes the first frame is sent"))
+                records.append(self.tracer.record(NOTE, self.number, b"what precedes the first frame is sent", when))
         if self.marker:
             data = self.noise + view
             at = data.find(self.marker)
@@ -243,9 +282,8 @@ class _Stream:
                 self.noise = data if len(data) < 1 << 16 else data[-1024:]
                 return
             if at:
-                records.append(
-                    self.tracer.record(NOTE, self.number, b"before the worker's first word: " + data[:at][:KEEP])
-                )
+                text = b"before the worker's first word: " + data[:at][:KEEP]
+                records.append(self.tracer.record(NOTE, self.number, text, when))
             view = memoryview(data)[at + len(self.marker) :]
             self.marker = self.noise = b""
         while len(view):
@@ -266,9 +304,9 @@ class _Stream:
                 if room > 0 and self.inner is None:
                     kept += piece[:room]
                 if self.inner is not None:
-                    self.inner._feed(piece, records)
+                    self.inner._feed(piece, records, when)
             if not self.left:
-                records.append(self.tracer.record(self.what, self.number, bytes(kept)))
+                records.append(self.tracer.record(self.what, self.number, bytes(kept), when))
                 self.kept = bytearray()
 
 
@@ -288,12 +326,17 @@ def _create(prefix: str, who: str) -> tuple[str, int]:
 # -- in the place of the system calls ---------------------------------------------------------------------------------------
 
 
-def _write(fd: int, data: Data) -> int:
-    count = os.write(fd, data)
-    stream = _written.get(fd)
-    if stream is not None:
-        stream.take((data,), count)
-    return count
+def _times() -> Iterator[float]:
+    """The time, whenever it is asked."""
+    return iter(time.time, None)
+
+
+def _write(fd: int, data: bytes) -> int:
+    if fd not in _written:
+        return os.write(fd, data)
+    # The count is there, and the bytes in the queue, before Python code runs again.
+    (count,) = _map(_write, (fd,), (data,))
+    return int(count)
 
 
 def _map(function: Any, *iterables: Any) -> Any:
@@ -304,8 +347,12 @@ def _map(function: Any, *iterables: Any) -> Any:
         if stream is not None:
             call: Any = os.write if function is _write else writev
             counts, same = tee(map(call, fds, data))
-            queued: Any = map(stream.queue.append, zip(same, data))
-            return chain(counts, filter(None, queued), stream.drain())
+            # Copies: a view into the program's bytearray must not outlive the write.
+            plain = data if function is _write else map(b"".join, data)
+            queued: Any = map(stream.queue.append, zip(same, plain, _times()))
+            return chain(counts, filter(None, queued), stream.wake())
+        if function is _write:
+            function = os.write
     return map(function, *iterables)
 
 
@@ -313,7 +360,7 @@ def _read(fd: int, size: int) -> bytes:
     data = os.read(fd, size)
     stream = _received.get(fd)
     if stream is not None:
-        stream.take((data,), len(data))
+        stream.put(len(data), data)
     return data
 
 
@@ -321,24 +368,8 @@ def _readv(fd: int, buffers: Sequence[Any]) -> int:
     count = int(readv(fd, buffers))
     stream = _received.get(fd)
     if stream is not None:
-        stream.take(buffers, count)
+        stream.put(count, b"".join(buffers))
     return count
-
-
-def _lead(link: Link, stream: _Stream, reads: Iterator[bytes]) -> bytes:
-    """A leader's read: what was read when a signal raises is left in the inbox, as leaders do."""
-    data = None
-    try:
-        for data in reads:
-            break
-        else:
-            return b""
-        stream.take((data,), len(data))
-        return data
-    except BaseException:
-        if data is not None:
-            link.inbox += [data]
-        raise
 
 
 # -- in words ---------------------------------------------------------------------------------------------------------------
@@ -485,3 +516,11 @@ def trace_worker(worker: Any, target: str) -> None:
         sys.stderr.write("farwire: %s: no trace: %s\n" % (name, error))
         return
     tracer.add(worker.link, "controller", len(marker(worker.config["nonce"])), b"")
+    end = worker.link_ended
+
+    def link_ended(link: Link, error: BaseException) -> None:
+        # In the thread that reads; the process ends here.
+        tracer.drain()
+        end(link, error)
+
+    worker.link_ended = link_ended
