@@ -647,3 +647,15 @@ def test_other_interpreters(group: Any, version: str) -> None:
     assert channel.receive() in ([1], False)
     assert channel.receive() == ("thread", ["-c"], "")
     assert len(list(channel)) == 2000
+
+
+def test_workers_on_a_host_start_together(group: Any, sshd: servers.Sshd) -> None:
+    specs = [execnet.XSpec(f"ssh={sshd.host}//ssh_config={sshd.ssh_config}") for _ in range(3)]
+    group.start_early(specs)
+    assert (
+        len([gateway for gateway in group._members if gateway.remoteaddress == sshd.host]) == 3
+    )  # and none was waited for
+    for spec in specs:
+        group.makegateway(spec)
+    pids = group.remote_exec("import os; channel.send(os.getpid())").receive_each()
+    assert len(set(pids)) == 3
