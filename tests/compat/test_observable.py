@@ -623,3 +623,39 @@ def test_what_was_sent_survives_a_sudden_end_also_when_the_pipe_was_full(gw: Any
     channel.send(None)
     assert ended.wait(30)
     assert got == list(range(6000))
+
+
+@pytest.mark.parametrize("version", ["3.6", "3.8", "3.10", "3.12", "3.13"])
+def test_other_interpreters(group: Any, version: str) -> None:
+    found = servers.interpreters()
+    if version not in found:
+        pytest.skip(f"no {version} here")
+    gateway = group.makegateway(f"popen//python={found[version]}")
+    channel = gateway.remote_exec("""
+        import sys
+        try:
+            from execnet import loads, dumps
+            channel.send(loads(dumps([1])))
+        except ImportError:
+            channel.send(sys.version_info >= (3, 10))
+        channel.send((channel.gateway.execmodel.backend, sys.argv, sys.path[0]))
+        for i in range(2000):
+            channel.send(bytes(1000))
+        import os
+        os._exit(0)
+    """)
+    assert channel.receive() in ([1], False)
+    assert channel.receive() == ("thread", ["-c"], "")
+    assert len(list(channel)) == 2000
+
+
+def test_workers_on_a_host_start_together(group: Any, sshd: servers.Sshd) -> None:
+    specs = [execnet.XSpec(f"ssh={sshd.host}//ssh_config={sshd.ssh_config}") for _ in range(3)]
+    group.start_early(specs)
+    assert (
+        len([gateway for gateway in group._members if gateway.remoteaddress == sshd.host]) == 3
+    )  # and none was waited for
+    for spec in specs:
+        group.makegateway(spec)
+    pids = group.remote_exec("import os; channel.send(os.getpid())").receive_each()
+    assert len(set(pids)) == 3

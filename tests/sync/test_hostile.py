@@ -50,8 +50,9 @@ def gw() -> Iterator[Gateway]:
 class Liar:
     """A gateway whose worker sends what it is told, in the place of a sync."""
 
-    def __init__(self, gateway: Gateway, messages: list[Any]) -> None:
+    def __init__(self, gateway: Gateway, messages: list[Any], *, after_listed: bool = False) -> None:
         self.gateway = gateway
+        self.wait_for = (m.LISTED,) if after_listed else None
         self.messages = messages
         self.id = gateway.id
         self._started = gateway._started
@@ -59,7 +60,10 @@ class Liar:
     def remote_exec(self, source: str) -> Any:
         channel = self.gateway.remote_exec(
             """
-            for item in channel.receive():
+            messages, wait_for = channel.receive()
+            while wait_for and channel.receive() != wait_for:
+                pass
+            for item in messages:
                 channel.send(item)
             try:
                 while 1:
@@ -68,7 +72,7 @@ class Liar:
                 pass
             """
         )
-        channel.send(self.messages)
+        channel.send((self.messages, self.wait_for))
         return channel
 
 
@@ -334,7 +338,7 @@ def test_a_single_file_is_one_file(gw: Gateway, target: Path) -> None:
 def test_questions_that_make_no_sense(gw: Gateway, target: Path, messages: list[Any]) -> None:
     write(target / "file", "hello")
     with pytest.raises(ProtocolError, match="file sync"):
-        push(Liar(gw, messages), target, "/destination")  # type: ignore[arg-type]
+        push(Liar(gw, messages, after_listed=True), target, "/destination")  # type: ignore[arg-type]
 
 
 def test_a_receiver_that_ends_early(gw: Gateway, target: Path) -> None:
@@ -356,3 +360,12 @@ def test_names_of_our_own_are_not_synced(gw: Gateway, target: Path, tmp_path: Pa
 
 def test_the_library_of_errors_is_public() -> None:
     assert issubclass(ProtocolError, farwire.FarwireError)
+
+
+def test_too_many_questions_at_a_time(gw: Gateway, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Descriptions wait in the memory of the sender: a receiver that does not wait for answers is told off."""
+    write(target / "file", "hello")
+    monkeypatch.setattr(m, "ASKED_MAX", 1000)
+    many = [(m.COMPARE, 0, 0, 5 * 63, 5, b"salt", b"x" * 16 * 63)]
+    with pytest.raises(ProtocolError, match="too many questions"):
+        push(Liar(gw, many, after_listed=True), target, "/destination")  # type: ignore[arg-type]

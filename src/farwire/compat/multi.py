@@ -30,8 +30,13 @@ if TYPE_CHECKING:
 _made: dict[str, str] = {}
 
 
-def prelude(local: bool) -> str:
-    """The text of ``prelude.py``, fit for old Pythons, with the call at its end."""
+def prelude(local: bool, own: bool) -> str:
+    """The text of ``prelude.py``, fit for old Pythons, with the call at its end.
+
+    Args:
+        local: the worker is on this machine, and can read our files.
+        own: it is the interpreter that runs here.
+    """
     if "" not in _made:
         from importlib.resources import files
 
@@ -40,7 +45,7 @@ def prelude(local: bool) -> str:
         text = files("farwire.compat").joinpath("prelude.py").read_text("utf-8")
         _made[""] = squeeze(blank(text, comments=True, docstrings=True, annotations=True))
         _made["root"] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return f"{_made['']}\nset_up(worker, {_made['root'] if local else ''!r})\n"
+    return f"{_made['']}\nset_up(worker, {_made['root'] if local else ''!r}, {own})\n"
 
 
 class HostRefused(AuthenticationError, HostNotFound):
@@ -153,8 +158,7 @@ class Group(_group.Group):
         return spec.id
 
     def _prelude(self, spec: Resolved) -> str:
-        # The interpreter that runs here, on this machine, can import what we import.
-        return prelude(bool(spec.popen) and spec.via is None and spec.python is None)
+        return prelude(bool(spec.popen) and spec.via is None, spec.python is None)
 
     def makegateway(self, spec: XSpec | str | None = None, **options: Any) -> Gateway:  # type: ignore[override]
         """Open a gateway.

@@ -154,12 +154,13 @@ def _write_out(link: Any) -> None:
             link.flush()
 
 
-def set_up(worker: Any, root: str) -> None:
+def set_up(worker: Any, root: str, first: bool) -> None:
     """Make this worker one of execnet's.
 
     Args:
         worker: the ``Worker``.
-        root: the directory of the farwire package, if this is the controller's own Python on the same machine; else ``""``.
+        root: the directory of the farwire package, if this is the controller's machine; else ``""``.
+        first: whether farwire is to be found there before anywhere else: this is the controller's own Python.
     """
     channel: Any = sys.modules["_farwire.runtime.channel"]
     gateway: Any = type(worker.gateway)
@@ -184,6 +185,6 @@ def set_up(worker: Any, root: str) -> None:
     sys.path.insert(0, "")
     # One set of errors: what a channel of this worker raises is what `execnet.DumpError` and the like name in it.
     sys.modules["farwire.protocol.errors"] = sys.modules["_farwire.protocol.errors"]
-    if root:
+    if root and sys.version_info >= (3, 10):
         finder: Any = Finder(root)
-        sys.meta_path.insert(0, finder)
+        sys.meta_path.insert(0 if first else len(sys.meta_path), finder)

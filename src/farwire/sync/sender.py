@@ -221,7 +221,8 @@ class Sender:
         self.event = event
         self.dry_run = dry_run
         self.asked: Queue[Any] = Queue()
-        self.asked_bytes = 0
+        self._bytes_in = 0  # of descriptions: of the thread that takes what comes in,
+        self._bytes_out = 0  # and of the one that sends
         self._rows_due = 0  # bytes of MORE that are to come
         self.error: BaseException | None = None
         self.over = False
@@ -253,7 +254,7 @@ class Sender:
                             self._guarded(number, index, self._whole)
                 elif item[0] == m.COMPARE:
                     self._flush()
-                    self.asked_bytes -= rows_size(item[3], item[4])
+                    self._bytes_out += rows_size(item[3], item[4])
                     self._guarded(item[1], item[2], self._changed, *item[3:])
                 # else it is the end of a description that was not needed
         finally:
@@ -302,8 +303,8 @@ class Sender:
                 if type(salt) is not bytes or type(rows) is not bytes or not 0 < _natural(block) <= LARGEST:
                     raise ProtocolError("file sync: a description that does not fit")
                 size = rows_size(_natural(basis), block)
-                self.asked_bytes += size
-                if self.asked_bytes > m.ASKED_MAX:
+                self._bytes_in += size
+                if self._bytes_in - self._bytes_out > m.ASKED_MAX:
                     raise ProtocolError("file sync: too many questions at a time")
                 self._rows_due = size
                 self._rows(rows)
