@@ -221,3 +221,28 @@ class TestStopped:
         assert time.monotonic() - started < 2.5
         with pytest.raises(GatewayLost):
             self.echo.receive()
+
+
+@pytest.mark.parametrize("count", [5, 300, 3000])
+def test_what_was_sent_before_os_exit_arrives(gw: farwire.Gateway, count: int) -> None:
+    channel = gw.remote_exec(f"import os\nfor i in range({count}): channel.send(i)\nos._exit(3)")
+    got = []
+    with pytest.raises(farwire.GatewayLost, match="exit status 3"):
+        while True:
+            got.append(channel.receive(timeout=20))
+    assert got == list(range(count))
+
+
+def test_os_exit_in_a_handler(gw: farwire.Gateway) -> None:
+    """Wherever the main thread is, also in the midst of a send."""
+    code = """
+        import os, signal
+        signal.signal(signal.SIGALRM, lambda *args: os._exit(4))
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        while True:
+            channel.send(1)
+    """
+    channel = gw.remote_exec(code)
+    with pytest.raises(farwire.GatewayLost, match="exit status 4"):
+        while True:
+            channel.receive(timeout=20)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from _thread import get_ident
-from time import monotonic
+from os import _exit
+from time import monotonic, sleep
 
 from ..protocol.errors import ProtocolError
 from ..protocol.frames import (
@@ -89,6 +90,7 @@ class Worker:
         )
         self.tasks = Tasks(self.link, config["execmodel"])
         self.leaving = False
+        self.pid = os.getpid()
 
     def hello(self) -> bytes:
         """Marker and first frame."""
@@ -116,7 +118,7 @@ class Worker:
         try:
             self.leave()
         finally:  # a signal's handler may raise
-            os._exit(0)
+            _exit(0)
 
     def _start(self) -> None:
         self.link.resume()
@@ -134,7 +136,7 @@ class Worker:
         try:
             os.killpg(os.getpid(), 9)
         finally:
-            os._exit(1)
+            _exit(1)
 
     # -- stdout -------------------------------------------------------------------------------------------------
 
@@ -209,7 +211,7 @@ class Worker:
         """The controller is gone: so are we, at once. The guard sees to children, and to us should this hang."""
         if isinstance(error, ProtocolError):
             os.write(2, ("farwire: %s\n" % error).encode("utf-8", "replace"))
-        os._exit(0 if self.leaving else 1)
+        _exit(0 if self.leaving else 1)
 
     def link_noise(self, link: Link) -> None:
         """Never: a worker expects no marker."""
@@ -221,7 +223,7 @@ class Worker:
         """Nothing heard for three heartbeats means that the line is cut (the controller pings)."""
         interval = self.config["heartbeat"]
         if monotonic() - self.link.last_heard > 3 * interval:
-            os._exit(1)
+            _exit(1)
         if self.pet_w >= 0:
             os.write(self.pet_w, b"p")
         self.reactor.later(interval, self._heartbeat)
@@ -269,6 +271,17 @@ class Worker:
         self.reactor.call(drain)
         done.acquire(True, DRAIN_TIME + 0.5)
 
+    def exit_now(self, status: int) -> None:
+        """``os._exit`` for user code: what it has sent before is on its way, not in our memory."""
+        link = self.link
+        left = 100
+        while (link.out or link.pending) and link.closed is None and left and os.getpid() == self.pid:
+            left -= 1
+            if not link.lock.locked():  # else we may be in a signal's handler, in the thread that holds it
+                link.flush()
+            sleep(0.01)
+        _exit(status)
+
     def after_fork(self) -> None:
         """In a child that user code forked: the link is not ours."""
         self.link.abandon()
@@ -293,6 +306,7 @@ def main(config: dict[str, Any], link_r: int, link_w: int, stdout_r: int, pet_w:
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=worker.after_fork)
     assert main_thread_ident()
+    os._exit = worker.exit_now  # type: ignore[assignment]
     if config["prelude"]:
         exec(compile(config["prelude"], "<prelude>", "exec", dont_inherit=True), {"worker": worker})
     worker.run()
