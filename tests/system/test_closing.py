@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -220,3 +221,11 @@ def test_use_after_exit_says_who_ended_it(group: farwire.Group) -> None:
     gateway.exit()
     with pytest.raises(farwire.GatewayLost, match=r"exit status 0, as exit\(\) or terminate\(\) had asked for"):
         gateway.remote_exec("")
+
+
+def test_a_task_that_was_sent_before_the_end_is_run(group: farwire.Group, tmp_path: Path) -> None:
+    for number in range(20):
+        file = tmp_path / str(number)
+        with group.makegateway("popen") as gateway:
+            gateway.remote_exec(f"open({str(file)!r}, 'w').close()")
+        assert file.exists()

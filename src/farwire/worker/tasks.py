@@ -98,7 +98,8 @@ class Tasks:
         """No more tasks: when those that run are over, ``run`` returns. Their channels end."""
         with self._lock:
             self.closing = True
-            while self._queue and not self._queue[-1].started:
+            # The first stays also if the main thread has not got to it yet: what was sent before the end is run.
+            while len(self._queue) > 1 and not self._queue[-1].started:
                 self._queue.pop()
         link = self.link
         with link.lock:
