@@ -35,7 +35,7 @@ ELSEWHERE = {
     "TlsFilter._decrypt",
     "Tasks.close",
     "_format_one",
-    "_Stream.take",
+    "_Stream.drain",
 }
 
 

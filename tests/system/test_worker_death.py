@@ -10,6 +10,7 @@ import time
 import pytest
 
 import farwire
+import servers
 from farwire import GatewayLost
 from processes import Waiting, eventually, within
 
@@ -176,7 +177,10 @@ class TestStopped:
         self.echo = gw.remote_exec("for item in channel: channel.send(len(item))")
         self.echo.send("x")
         assert self.echo.receive() == 1
-        os.kill(gw._process.worker_pid, signal.SIGSTOP)
+        worker = gw._process.worker_pid
+        os.kill(worker, signal.SIGSTOP)
+        # Until then it may read megabytes, whose credit it keeps.
+        eventually(lambda: servers.process_status(worker)[0] == "T", "stopped")
         return gw
 
     def test_every_wait_has_a_timeout(self, stopped: farwire.Gateway) -> None:
