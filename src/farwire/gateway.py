@@ -23,7 +23,6 @@ from .protocol.frames import (
     HELLO,
     INFO,
     PING,
-    PONG,
     REPLY,
     REQUEST,
     SIGNAL,
@@ -174,7 +173,6 @@ class Gateway:
         self._requests: dict[int, Any] = {}
         self._next_request = 1
         self._info: RInfo | None = None
-        self._pongs = 0
         self._pinged_at = 0.0
         self._unanswered = 0
         self._alive_at = 0.0  # when the guard said that the worker is there though it does not answer
@@ -344,8 +342,6 @@ class Gateway:
             if waiter is not None:
                 waiter.answer = (code, payload)
                 waiter.event.set()
-        elif kind == PONG:
-            self._pongs += 1
 
     def link_noise(self, link: Link) -> None:
         """Bytes that are not a hello: keep the last of them; notice an echo."""

@@ -347,8 +347,12 @@ def _uninterrupted(start: Callable[[], Gateway]) -> Gateway:
     def end() -> None:
         exit_gateways([each for each in outcome if isinstance(each, Gateway)], 1.0)
 
+    thread = threading.Thread(target=run, name="farwire-start", daemon=True)
     try:
-        threading.Thread(target=run, name="farwire-start", daemon=True).start()
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is ending (atexit), or no more threads are to be had
+            return start()
         over.wait()
     except BaseException:
         given_up = True

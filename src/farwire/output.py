@@ -122,7 +122,7 @@ class OutputPump:
                     del self._last[gateway_id, stream]
             try:
                 self._write(piece.sink, gateway_id, stream, piece.data)
-            except BaseException as exc:  # noqa: BLE001
+            except BaseException as exc:  # noqa: BLE001 - said on the last resort
                 # The sink is user code or a closed file: the worker's output is lost, which is said once per piece on the
                 # last resort; raising here would end everybody's output.
                 _last_resort(f"farwire: output of {gateway_id} cannot be written: {exc!r}\n")

@@ -8,7 +8,6 @@ import pickle
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -218,7 +217,8 @@ def test_group_remote_exec_and_its_queue(group: Any) -> None:
     results.task_done()
 
 
-def test_group_terminate_interrupts_and_kills(group: Any) -> None:
+def test_group_terminate_interrupts_and_kills(group: Any, tmp_path: Path) -> None:
+    file = tmp_path / "interrupted"
     interrupted = group.makegateway().remote_exec(
         """
         import time
@@ -228,7 +228,7 @@ def test_group_terminate_interrupts_and_kills(group: Any) -> None:
         except KeyboardInterrupt:
             with open(FILE, "w"):
                 pass
-    """.replace("FILE", repr("/dev/null"))
+    """.replace("FILE", repr(str(file)))
     )
     stubborn = group.makegateway()
     channel = stubborn.remote_exec("""
@@ -243,6 +243,7 @@ def test_group_terminate_interrupts_and_kills(group: Any) -> None:
     group.terminate(timeout=1.5)
     assert len(group) == 0
     assert not Path(f"/proc/{pid}").exists()  # reaped as well
+    assert file.exists()
 
 
 def test_group_terminate_reaps_what_exited_before(group: Any) -> None:
@@ -256,11 +257,9 @@ def test_group_terminate_reaps_what_exited_before(group: Any) -> None:
 
 def test_exit_does_not_wait(group: Any) -> None:
     gateway = group.makegateway()
-    gateway.remote_exec("import time; channel.send(1); time.sleep(3)").receive()
-    begun = time.monotonic()
+    gateway.remote_exec("import time; channel.send(1); time.sleep(1000)").receive()
     gateway.exit()
-    assert time.monotonic() - begun < 2
-    assert gateway.hasreceiver()
+    assert gateway.hasreceiver()  # it has not waited for the task, nor killed it
 
 
 def test_default_group_is_terminated_at_the_end_of_the_program() -> None:

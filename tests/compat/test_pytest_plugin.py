@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -161,27 +160,29 @@ def test_slow(resource):
             missing = {text for text in missing if text not in line}
             if not missing:
                 break
-        begun = time.monotonic()
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=50)
+        out, _ = process.communicate(timeout=30)
     assert "KeyboardInterrupt" in out
     assert "1 passed" in out
     assert process.returncode == 2
     assert (project.folder / "torn_down").exists()
-    assert time.monotonic() - begun < 30
 
 
 def test_workers_are_ready_in_their_order(project: Project) -> None:
-    """Whichever of the two starts faster, the first file goes to the first worker."""
+    """The second has collected its tests before the first is configured; still the first file goes to the first worker."""
     tests = "import os, pytest\n@pytest.mark.parametrize('i', range(%d))\ndef test(i): print(os.environ['PYTEST_XDIST_WORKER'])"
     project.write(
         test_a=tests % 2,
         test_b=tests % 4,
         conftest="""
-import os, time
+import os, pathlib, time
 def pytest_configure():
     if os.environ.get("PYTEST_XDIST_WORKER") == "gw0":
-        time.sleep(0.5)
+        while not pathlib.Path("gw1_is_ready").exists():
+            time.sleep(0.01)
+def pytest_collection_finish():
+    if os.environ.get("PYTEST_XDIST_WORKER") == "gw1":
+        pathlib.Path("gw1_is_ready").touch()
 """,
     )
     out = project.run("--dist=loadscope", "-v")

@@ -50,6 +50,14 @@ ENDS = {
     "gateways without a reference": ("del group, gateway, echo", 0, ""),
     "everything lost by exec": ("os.execv(sys.executable, [sys.executable, '-c', 'pass'])", 0, ""),
     "the default group": ("farwire.makegateway().remote_exec('while True: pass')", 0, ""),
+    "opened at the end": (
+        "import atexit\n"
+        "def late():\n"
+        "    assert group.makegateway('popen').remote_exec('channel.send(2)').receive(timeout=20) == 2\n"
+        "atexit.register(late)",
+        0,
+        "",
+    ),
     "not waited for": ("group.makegateway('popen', wait=False)", 0, ""),
     "a worker that is stuck": ("gateway.remote_exec('while True: pass').send(1)", 0, ""),
     "via": ("group.makegateway('popen//via=gw0').remote_exec('while True: pass')", 0, ""),

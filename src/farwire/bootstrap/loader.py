@@ -292,7 +292,7 @@ def boot(read: Callable[[int], bytes]) -> None:
             os.close(dump_w)
             try:
                 guard(pid, config, link_r, link_w, pet_r, stdout_r, dump_r)
-            except BaseException as error:  # noqa: BLE001
+            except BaseException as error:  # noqa: BLE001 - told to the controller, and the end of the worker and of this process
                 os.write(2, b"farwire: the guard failed: %r\n" % (error,))
             finally:
                 kill_group(pid)

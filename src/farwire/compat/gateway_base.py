@@ -154,8 +154,10 @@ class _Channel(_channel.Channel):
             try:
                 callback(_channel.decode_entry(link, entry))
             except Exception as error:  # noqa: BLE001 - as when it comes later: the channel ends with it
-                super().setcallback(callback, endmarker)
+                # First the failure: it takes away what is left, so that of the callback's calls only the end is to come.
+                link.need_dispatcher()
                 link.dispatcher._failed(core, error)
+                super().setcallback(callback, endmarker)
                 self._await_callback()
                 return
         super().setcallback(callback, endmarker)

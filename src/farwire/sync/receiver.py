@@ -198,16 +198,23 @@ class Receiver:
                 fd = os.open(path, OPEN_DIRECTORY & ~os.O_NOFOLLOW)
             self.fresh.add(0)
         self.dirs = Directories(fd)
+        self.known = 0  # directories listed so far
         if fd < 0:
             self.absent.add(0)
         elif not self.dry_run:
-            self.staging = Staging(fd)
-            st = os.fstat(fd)
-            if not self.root_user and st.st_mode & 0o700 != 0o700 and st.st_uid == os.geteuid():
-                os.fchmod(fd, stat.S_IMODE(st.st_mode) | 0o700)
-            if self.single is not None:
-                self.staging.adopt([name for name in os.listdir(fd) if name.startswith(PREFIX)])
-        self.known = 0  # directories listed so far
+            try:
+                self._open_staging(fd)
+            except BaseException:
+                self.dirs.close()
+                raise
+
+    def _open_staging(self, fd: int) -> None:
+        self.staging = Staging(fd)
+        st = os.fstat(fd)
+        if not self.root_user and st.st_mode & 0o700 != 0o700 and st.st_uid == os.geteuid():
+            os.fchmod(fd, stat.S_IMODE(st.st_mode) | 0o700)
+        if self.single is not None:
+            self.staging.adopt([name for name in os.listdir(fd) if name.startswith(PREFIX)])
 
     def _incoming(self, item: Any) -> None:
         if type(item) is bytes:

@@ -1,7 +1,7 @@
 """What a sync leaves out: patterns in the manner of ``.gitignore``.
 
     *.pyc        a name, in any directory          build/       a directory only
-    /TODO        in the root only                  docs/*.html  with a slash inside: from the root
+    /NOTES       in the root only                  docs/*.html  with a slash inside: from the root
     a/**/b       any directories between           !keep.pyc    not left out after all
 
 The last pattern that fits decides; what is in a directory that is left out is left out too. Empty lines and lines that

@@ -138,7 +138,7 @@ class Relay:
         self.core = core
         self.stderr = stderr
         self.process: Any = None
-        self.inlets = [Inlet(self, core, self.finish), Inlet(self, stderr, bool)]
+        self.inlets = [Inlet(self, core, self.finish), Inlet(self, stderr, lambda: None)]
         self.outs: dict[int, Any] = {}  # our read end -> channel
         self.ended = False
 
